@@ -1,0 +1,43 @@
+# `make demo` runs the main job, `make test` the tests; each sets up .venv by itself, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+RUN := $(BIN)/python
+
+.PHONY: demo test check format bench setup notebooks clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[demo,notebook,test,check,bench]'
+	touch $@
+
+setup: $(STAMP)  ## fill .venv with all that check, test, demo and the notebooks need
+
+demo: $(STAMP)  ## the main job on real text
+	$(RUN) -m mmsb_torch.demo
+
+test: $(STAMP)  ## the tests, with coverage
+	$(RUN) -m pytest -n 2 --cov --cov-report=term
+
+check: $(STAMP)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff format and fix what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## the measured table: medians and ratios to the floor
+	$(RUN) benchmarks/run.py
+
+clean:  ## forget .venv and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* build *.egg-info
