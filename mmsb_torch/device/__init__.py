@@ -1,1 +1,42 @@
-"""Under construction."""
+"""Device ops: they take tensors and know nothing of pages, deltas or transactions.
+
+`merge` changes a tensor under a mask, `words` shows any dtype as integers, `packing` packs masks,
+`compare` tells bits apart, `storage` tells whether somebody else holds a tensor's memory,
+`location` resolves where pages live, `ops` registers the merges with torch's dispatcher.
+"""
+
+from mmsb_torch.device.compare import changed_elements, changed_rows, same_bits
+from mmsb_torch.device.location import PageLocation, resolve_device
+from mmsb_torch.device.merge import (
+    delta_merge,
+    delta_merge_bits,
+    delta_merge_elements,
+    delta_merge_rows,
+)
+from mmsb_torch.device.ops import LIBRARY
+from mmsb_torch.device.packing import pack_mask, unpack_mask
+from mmsb_torch.device.storage import held_elsewhere, is_own_memory
+from mmsb_torch.device.words import copy_of, flat_words, from_words, require_dense, take_rows, words
+
+__all__ = [
+    "LIBRARY",
+    "PageLocation",
+    "changed_elements",
+    "changed_rows",
+    "copy_of",
+    "delta_merge",
+    "delta_merge_bits",
+    "delta_merge_elements",
+    "delta_merge_rows",
+    "flat_words",
+    "from_words",
+    "held_elsewhere",
+    "is_own_memory",
+    "pack_mask",
+    "require_dense",
+    "resolve_device",
+    "same_bits",
+    "take_rows",
+    "unpack_mask",
+    "words",
+]

@@ -1,1 +1,1 @@
-"""Under construction."""
+"""What keeps pages: `state` is the present in memory, `store` the log and the checkpoints."""

@@ -1,1 +1,24 @@
-"""Under construction."""
+"""The present: pages and the one door through which they change.
+
+`table` holds the values, `journal` what changed lately, `selection` and `staging` turn what a user
+hands over into a delta, `router` commits it, `history` rebuilds the past, `events` tells others.
+"""
+
+from mmsb_torch.runtime.state.events import EventBus
+from mmsb_torch.runtime.state.history import deltas_until, value_at
+from mmsb_torch.runtime.state.journal import Journal
+from mmsb_torch.runtime.state.router import Router
+from mmsb_torch.runtime.state.staging import next_delta_id, stage
+from mmsb_torch.runtime.state.table import Entry, Table
+
+__all__ = [
+    "Entry",
+    "EventBus",
+    "Journal",
+    "Router",
+    "Table",
+    "deltas_until",
+    "next_delta_id",
+    "stage",
+    "value_at",
+]

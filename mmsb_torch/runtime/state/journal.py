@@ -1,0 +1,50 @@
+"""What changed lately in a page, by epoch: every "changed since ..." question is a cursor on it."""
+
+from __future__ import annotations
+
+from mmsb_torch.types import Region
+
+_LONGEST = 64
+_COALESCED = 32
+
+
+class Journal:
+    """The regions of a page's recent deltas, newest last.
+
+    A cursor is an epoch: `since(epoch)` is what changed after it. The oldest entries are coalesced
+    when the journal grows long, so an old cursor may be told more than changed, never less; the
+    checkpoint's cursor is kept exact. Not locked: the router writes under the table lock.
+    """
+
+    __slots__ = ("_entries", "checkpoint")
+
+    def __init__(self, epoch: int = 0) -> None:
+        self._entries: list[tuple[int, Region]] = []
+        self.checkpoint = epoch
+        """The epoch that the last checkpoint holds."""
+
+    def add(self, epoch: int, region: Region) -> None:
+        """Note that the delta leading to `epoch` changed `region`."""
+        entries = self._entries
+        if entries and entries[-1][1].shape != region.shape:  # a derived page took a new shape
+            entries.clear()
+            region = Region.all(region.shape)
+        entries.append((epoch, region))
+        if len(entries) > _LONGEST:
+            self._coalesce()
+
+    def since(self, epoch: int, shape: tuple[int, ...]) -> Region:
+        """What changed after `epoch` in a page that now has `shape`."""
+        parts = [region for at, region in self._entries if at > epoch]
+        return Region.none(shape).union(*parts)
+
+    def _coalesce(self) -> None:
+        """Merge the oldest entries, but never across the checkpoint's epoch."""
+        merged: list[tuple[int, Region]] = []
+        oldest = self._entries[:_COALESCED]
+        for kept in (True, False):
+            run = [item for item in oldest if (item[0] <= self.checkpoint) is kept]
+            if run:
+                first, *rest = (region for _, region in run)
+                merged.append((run[-1][0], first.union(*rest)))
+        self._entries[:_COALESCED] = merged

@@ -1,0 +1,159 @@
+"""What `rows=` and `indices=` may be, turned into sorted, unique, in-range int64 positions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsb_torch.errors import InvalidDeltaError
+from mmsb_torch.types import Spec
+
+_FEW = 64  # up to here a Python loop beats torch's calls
+
+
+def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
+    """Positions along dimension 0, and the order to bring values into (None: as given).
+
+    Raises:
+        InvalidDeltaError: not integers, out of range, given twice, or the page is 0-dim.
+    """
+    if not spec.shape:
+        raise InvalidDeltaError(
+            f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
+        )
+    if isinstance(rows, slice):
+        rows = range(*rows.indices(spec.shape[0]))
+    elif isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
+        rows = [int(rows)]
+    return _positions(name, "rows", rows, spec.shape[0], spec.device)
+
+
+def element_index(name: str, spec: Spec, indices: Any) -> tuple[Tensor, Tensor | None]:
+    """Flat positions in C order, and the order to bring values into (None: as given).
+
+    Raises:
+        InvalidDeltaError: not integers, out of range, given twice, or coordinates of another rank.
+    """
+    given = _integers(name, "indices", indices)
+    if given.dim() == 2:
+        if given.shape[1] != len(spec.shape):
+            raise InvalidDeltaError(
+                f"update of page {name!r}: coordinates in indices= should be "
+                f"[n, {len(spec.shape)}], found {list(given.shape)}"
+            )
+        given = _ravel(name, spec, given)
+    return _positions(name, "indices", given, math.prod(spec.shape), spec.device)
+
+
+def _positions(
+    name: str, what: str, given: Any, size: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    index = _integers(name, what, given)
+    if index.dim() != 1:
+        raise InvalidDeltaError(
+            f"update of page {name!r}: {what}= should be one list of positions, "
+            f"found shape {list(index.shape)}"
+        )
+    if index.numel() <= _FEW:
+        index, order = _few(name, what, index, size)
+    else:
+        index, order = _many(name, what, index, size)
+    if device.type == "cpu":
+        return index, order
+    return index.to(device), None if order is None else order.to(device)
+
+
+def _integers(name: str, what: str, given: Any) -> Tensor:
+    """`given` as a CPU integer tensor (not yet a copy); refuses floats, NaN, bools."""
+    if isinstance(given, Tensor):
+        kind, found = given.dtype, str(given.dtype)
+        fine = not (kind.is_floating_point or kind.is_complex or kind is torch.bool)
+        if fine and given.layout is torch.strided and given.device.type in {"cpu", "cuda"}:
+            return given.detach().cpu()
+    else:
+        try:
+            array = np.asarray(given if not isinstance(given, range) else list(given))
+        except (ValueError, TypeError, OverflowError):
+            array = np.asarray(None)
+        if array.size == 0 and array.ndim == 1:
+            array = array.astype(np.int64)
+        found = f"{array.dtype} {given!r:.60}"
+        if array.dtype.kind in "iu" and array.dtype != np.uint64:
+            return torch.from_numpy(array.astype(np.int64))
+    hint = " Pass a bool tensor as mask=." if "bool" in found else ""
+    raise InvalidDeltaError(
+        f"update of page {name!r}: {what}= should be integers (a list or an integer tensor), "
+        f"found {found}.{hint}"
+    )
+
+
+def _few(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    given: list[int] = index.tolist()
+    if len(given) == 1:
+        position = given[0]
+        if not -size <= position < size:
+            raise _out_of_range(name, what, position, size)
+        return torch.from_numpy(np.array([position + size if position < 0 else position])), None
+    positions = []
+    for position in given:
+        if not -size <= position < size:
+            raise _out_of_range(name, what, position, size)
+        positions.append(position + size if position < 0 else position)
+    ordered = sorted(positions)
+    for before, after in zip(ordered, ordered[1:], strict=False):
+        if before == after:
+            raise _duplicated(name, what, before)
+    order = None
+    if ordered != positions:
+        order = torch.from_numpy(np.argsort(np.array(positions), kind="stable"))
+    return torch.from_numpy(np.array(ordered, dtype=np.int64)), order
+
+
+def _many(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+    positions = index.numpy().astype(np.int64)  # a copy of our own
+    low, high = int(positions.min()), int(positions.max())
+    if low < -size or high >= size:
+        raise _out_of_range(name, what, low if low < -size else high, size)
+    if low < 0:
+        positions[positions < 0] += size
+    if bool((positions[1:] > positions[:-1]).all()):
+        return torch.from_numpy(positions), None
+    order = np.argsort(positions, kind="stable")
+    positions = positions[order]
+    twice = np.flatnonzero(positions[1:] == positions[:-1])
+    if twice.size:
+        raise _duplicated(name, what, int(positions[twice[0]]))
+    return torch.from_numpy(positions), torch.from_numpy(order)
+
+
+def _ravel(name: str, spec: Spec, coordinates: Tensor) -> Tensor:
+    sizes = np.array(spec.shape, dtype=np.int64)
+    given = coordinates.numpy().astype(np.int64)
+    outside = (given < -sizes) | (given >= sizes)
+    if outside.any():
+        where = int(np.flatnonzero(outside.any(axis=1))[0])
+        raise InvalidDeltaError(
+            f"update of page {name!r}: coordinate {given[where].tolist()} is outside {spec}"
+        )
+    given = np.where(given < 0, given + sizes, given)
+    strides = np.array([math.prod(spec.shape[i + 1 :]) for i in range(len(spec.shape))])
+    return torch.from_numpy((given * strides).sum(axis=1, dtype=np.int64))
+
+
+def _out_of_range(name: str, what: str, position: int, size: int) -> InvalidDeltaError:
+    return InvalidDeltaError(
+        f"update of page {name!r}: {what}= holds {position}, expected {-size} to {size - 1}"
+        if size
+        else f"update of page {name!r}: {what}= holds {position}, but the page is empty"
+    )
+
+
+def _duplicated(name: str, what: str, position: int) -> InvalidDeltaError:
+    return InvalidDeltaError(
+        f"update of page {name!r}: {what}= holds {position} twice (negative positions wrap). "
+        "Keep the value that should win, or make two updates in one `with mem.commit()`."
+    )

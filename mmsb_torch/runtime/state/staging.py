@@ -1,0 +1,211 @@
+"""Staging: what a user hands over becomes a validated delta of its own memory.
+
+Nothing here takes a lock or changes a page, so bad input leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import copy_of, require_dense, take_rows
+from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
+from mmsb_torch.runtime.state.selection import element_index, row_index
+from mmsb_torch.runtime.state.table import Entry
+from mmsb_torch.types import Delta, Form, Region, Spec
+
+_ids = itertools.count(1)
+_DENSE_FROM = 0.5  # above this share a mask keeps dense values: picking them costs more
+
+
+def next_delta_id() -> int:
+    """A delta id, unique in this process."""
+    return next(_ids)
+
+
+def stage(
+    entry: Entry,
+    values: Any,
+    *,
+    rows: Any = None,
+    indices: Any = None,
+    mask: Any = None,
+    source: str = "user",
+) -> Delta:
+    """Turn a change of `entry`'s page into a delta; copies whatever it keeps.
+
+    Args:
+        entry: the page.
+        values: tensor of the page's dtype and device shaped as the selection asks, or a scalar
+            (0-dim tensor of the dtype, or a number that the dtype holds) that fills it.
+        rows: int, list, range, slice or integer tensor: rows of dimension 0; negative ones wrap.
+        indices: flat positions in C order (list or integer tensor [n]), or coordinates [n, ndim].
+        mask: bool tensor of the page's shape.
+        source: who asks.
+
+    Raises:
+        InvalidDeltaError: anything that does not fit the page.
+        DerivedPageError: the page has a recipe.
+    """
+    if torch.is_inference_mode_enabled():  # what is kept must have a version counter
+        with torch.inference_mode(mode=False):
+            return stage(entry, values, rows=rows, indices=indices, mask=mask, source=source)
+    spec = _spec(entry)
+    if rows is not None and indices is None and mask is None:
+        index, order = row_index(entry.info.name, spec, rows)
+        region = Region.rows(spec.shape, index)
+        shape = (index.numel(), *spec.shape[1:])
+        staged = _values(entry, spec, values, shape, f"rows of {spec}")
+        if order is not None:
+            staged = take_rows(staged, order)
+    elif rows is None and indices is None and mask is None:
+        region = Region.all(spec.shape)
+        staged = _values(entry, spec, values, spec.shape, "the whole page")
+    elif indices is not None and rows is None and mask is None:
+        index, order = element_index(entry.info.name, spec, indices)
+        region = Region.elements(spec.shape, index)
+        staged = _values(entry, spec, values, (index.numel(),), f"elements of {spec}")
+        if order is not None:
+            staged = take_rows(staged, order)
+        if region.form is Form.ALL:
+            staged = staged.view(spec.shape)
+    elif mask is not None and rows is None and indices is None:
+        region, staged = _masked(entry, spec, values, mask)
+    else:
+        given = [n for n, v in (("rows", rows), ("indices", indices), ("mask", mask)) if v is not None]
+        raise InvalidDeltaError(
+            f"update of page {entry.info.name!r}: expected one of rows=, indices=, mask= at most, "
+            f"found {' and '.join(given)}. Make two updates inside one `with mem.commit()`.",
+            page_id=entry.info.id,
+        )
+    return Delta(next(_ids), entry.info.id, -1, region, staged, time.time_ns(), source)
+
+
+def _spec(entry: Entry) -> Spec:
+    info = entry.info
+    if info.derived or info.spec is None:
+        raise DerivedPageError(
+            f"page {info.name!r} is derived: its recipe alone changes it. "
+            "Update one of its inputs instead.",
+            page_id=info.id,
+        )
+    return info.spec
+
+
+def _values(
+    entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: str
+) -> Tensor:
+    """`values` as a new contiguous tensor of `shape`, checked against the page's spec."""
+    if type(values) is Tensor and values.dtype is spec.dtype and values.device == spec.device:
+        if values.shape == shape and values.layout is torch.strided and not values.is_nested:
+            return copy_of(values)
+    elif isinstance(values, (bool, int, float, complex)):
+        return _filled(entry, spec, values, shape)
+    elif isinstance(values, np.ndarray):
+        return _values(entry, spec, _from_numpy(entry, values), shape, what)
+    problem = require_dense(values)
+    if problem is None:
+        problem = _mismatch(spec, values, shape)
+    if problem is not None:
+        raise InvalidDeltaError(
+            f"cannot write page {entry.info.name!r} (epoch {entry.epoch}): expected for {what} "
+            f"{Spec(spec.dtype, tuple(shape), spec.device)} on {spec.device}, found {problem}. "
+            f"{_advice(spec, values)}",
+            page_id=entry.info.id,
+        )
+    source = values.detach()
+    if source.shape != torch.Size(shape):  # a 0-dim tensor fills the selection
+        return copy_of(source).view(1).expand(math.prod(shape)).contiguous().view(tuple(shape))
+    return copy_of(source)
+
+
+def _mismatch(spec: Spec, values: Tensor, shape: Sequence[int]) -> str | None:
+    found = f"{Spec.of(values)} on {values.device}"
+    if values.dtype != spec.dtype or values.device != spec.device:
+        return found
+    if values.dim() != 0 and tuple(values.shape) != tuple(shape):
+        return found
+    return None
+
+
+def _advice(spec: Spec, values: Any) -> str:
+    if not isinstance(values, Tensor):
+        return "Pass a torch.Tensor, or a number to fill with."
+    if values.device != spec.device and values.device.type in {"cpu", "cuda"}:
+        return f"Move it with value.to({str(spec.device)!r})."
+    if values.dtype != spec.dtype:
+        return f"Cast with value.to({spec.dtype}), or make a new page."
+    return "Reshape the value, or select what it covers with rows=, indices= or mask=."
+
+
+def _from_numpy(entry: Entry, values: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(values))
+    except TypeError as error:
+        raise InvalidDeltaError(
+            f"cannot write page {entry.info.name!r}: numpy dtype {values.dtype} has no torch dtype",
+            page_id=entry.info.id,
+        ) from error
+
+
+def _filled(entry: Entry, spec: Spec, number: complex, shape: Sequence[int]) -> Tensor:
+    """A Python number spread over `shape`, if the page's dtype can hold it."""
+    kind = spec.dtype
+    fits = (
+        isinstance(number, bool)
+        if kind is torch.bool
+        else not isinstance(number, bool)
+        and (
+            kind.is_complex
+            or (kind.is_floating_point and not isinstance(number, complex))
+            or isinstance(number, int)
+        )
+    )
+    try:
+        if not fits:
+            raise TypeError(f"{number!r} is no {spec.dtype_name}")
+        return torch.full(tuple(shape), number, dtype=kind, device=spec.device)
+    except (RuntimeError, TypeError, OverflowError, NotImplementedError) as error:
+        raise InvalidDeltaError(
+            f"cannot write page {entry.info.name!r} (epoch {entry.epoch}): expected a number that "
+            f"{spec.dtype_name} holds, found {number!r}. Pass a tensor of {kind}.",
+            page_id=entry.info.id,
+        ) from error
+
+
+def _masked(entry: Entry, spec: Spec, values: Any, mask: Any) -> tuple[Region, Tensor]:
+    """Region and values of a masked update: sparse when that is smaller."""
+    problem = require_dense(mask)
+    if problem is None and (
+        mask.dtype is not torch.bool
+        or tuple(mask.shape) != spec.shape
+        or mask.device != spec.device
+    ):
+        problem = f"{Spec.of(mask)} on {mask.device}"
+    if problem is not None:
+        raise InvalidDeltaError(
+            f"update of page {entry.info.name!r}: expected mask= to be "
+            f"bool[{', '.join(map(str, spec.shape))}] on {spec.device}, found {problem}. "
+            "Pass positions with rows= or indices= instead of a mask of another shape.",
+            page_id=entry.info.id,
+        )
+    region = Region.where(mask.detach().contiguous())
+    if isinstance(values, Tensor) and values.dim() == len(spec.shape) and region.share < _DENSE_FROM:
+        dense = values.detach()
+        problem = require_dense(values) or _mismatch(spec, values, spec.shape)
+        if problem is None and region.form is Form.MASK and tuple(dense.shape) == spec.shape:
+            small = region.compact()
+            return small, small.pick(dense.resolve_conj().resolve_neg().contiguous())
+    staged = _values(entry, spec, values, spec.shape, "a masked page")
+    if region.form is Form.MASK:
+        region = region._replace(index=region.mask())
+    elif region.form is Form.NONE:
+        staged = staged.new_empty((0,))
+    return region, staged

@@ -1,0 +1,163 @@
+"""The table of pages: each page's present value, and the lock under which it is swapped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from mmsb_torch.device import copy_of, held_elsewhere, words
+from mmsb_torch.errors import PageExistsError, PageMutatedError, PageNotFoundError
+from mmsb_torch.runtime.state.journal import Journal
+from mmsb_torch.types import PageInfo, Spec
+
+
+class Entry:
+    """One page in the table. Fields are read freely and written under the table lock.
+
+    `tensor` is the page's own memory; nobody outside the state gets it, readers get detached
+    aliases. `shared` says that the log's delta holds the same memory, so it is copied before
+    anybody can write to it.
+    """
+
+    __slots__ = (
+        "epoch",
+        "info",
+        "journal",
+        "shared",
+        "spare",
+        "spec",
+        "tensor",
+        "tx",
+        "version",
+    )
+
+    def __init__(self, info: PageInfo) -> None:
+        self.info = info
+        self.spec: Spec | None = info.spec
+        self.tensor: Tensor | None = None
+        self.epoch = 0
+        self.tx = 0
+        """The last transaction that changed this page (0: a derived page, or none yet)."""
+        self.version = 0
+        """`tensor._version` after our own last write; another value means a foreign write."""
+        self.shared = False
+        self.spare: Tensor | None = None
+        self.journal = Journal()
+
+    def check_unwritten(self) -> None:
+        """Raise PageMutatedError if somebody wrote through an alias of the page."""
+        if self.tensor is not None and self.tensor._version != self.version:  # noqa: SLF001
+            name = self.info.name
+            raise PageMutatedError(
+                f"page {name!r} (epoch {self.epoch}) was written through page.tensor, which is "
+                "for reading; its committed value was put back. Change it with "
+                f"mem.update({name!r}, ...), or write to your own page.clone().",
+                page_id=self.info.id,
+            )
+
+    def put(self, tensor: Tensor, *, shared: bool) -> None:
+        """Make `tensor` the page's memory. Table lock held."""
+        self.tensor = tensor
+        self.shared = shared
+        self.version = tensor._version  # noqa: SLF001 - the public counter's only spelling
+
+    def writable(self) -> Tensor:
+        """The page's memory for an in-place merge, or a copy of it when somebody else holds it.
+
+        The copy goes into a recycled buffer where one is free. Table lock held; the caller
+        calls `put` afterwards.
+        """
+        tensor = self.tensor
+        assert tensor is not None
+        if not self.shared and not held_elsewhere(tensor):
+            return tensor
+        spare, self.spare = self.spare, None if self.shared else tensor
+        if spare is not None and spare.shape == tensor.shape and not held_elsewhere(spare):
+            words(spare).copy_(words(tensor))
+            return spare
+        return copy_of(tensor)
+
+    def alias(self) -> Tensor:
+        """A detached alias of the present value, for reading. Table lock held."""
+        if self.shared:
+            assert self.tensor is not None
+            self.put(copy_of(self.tensor), shared=False)
+        assert self.tensor is not None
+        return self.tensor.detach()
+
+
+class Table:
+    """Pages by id and by name.
+
+    `lock` guards every swap of a value and every alias taken; it is held for one apply at most,
+    never while user code runs.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._by_id: dict[int, Entry] = {}
+        self._by_name: dict[str, Entry] = {}
+        self._next_id = 1
+
+    def find(self, key: str | int) -> Entry:
+        """The entry of a name or id.
+
+        Raises:
+            PageNotFoundError: with the closest names.
+        """
+        found = self._by_name.get(key) if isinstance(key, str) else self._by_id.get(key)
+        if found is None:
+            raise PageNotFoundError(self._not_found(key))
+        return found
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of a name, or None."""
+        return self._by_name.get(name)
+
+    def take_id(self, wanted: int | None) -> int:
+        """Reserve a page id: `wanted`, or the next free one. Table lock held.
+
+        Raises:
+            PageExistsError: the id is in use.
+        """
+        if wanted is None:
+            wanted = self._next_id
+        elif wanted in self._by_id:
+            raise PageExistsError(
+                f"page id {wanted} belongs to page {self._by_id[wanted].info.name!r}; expected an "
+                f"unused id. Leave page_id out, or use {self._next_id} or above.",
+                page_id=wanted,
+            )
+        self._next_id = max(self._next_id, wanted + 1)
+        return wanted
+
+    def add(self, entry: Entry) -> None:
+        """Enter a new page. Table lock held.
+
+        Raises:
+            PageExistsError: the name or id is in use.
+        """
+        for key, index in ((entry.info.name, self._by_name), (entry.info.id, self._by_id)):
+            if key in index:
+                raise PageExistsError(f"a page {key!r} exists already", page_id=entry.info.id)
+        self._by_id[entry.info.id] = entry
+        self._by_name[entry.info.name] = entry
+        self._next_id = max(self._next_id, entry.info.id + 1)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def _not_found(self, key: object) -> str:
+        import difflib  # noqa: PLC0415 - only on the way to an error
+
+        close = difflib.get_close_matches(str(key), self._by_name, n=3)
+        hint = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
+        return f"no page {key!r} among {len(self)}.{hint} mem.page(name, tensor) makes one."

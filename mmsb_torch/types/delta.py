@@ -1,0 +1,161 @@
+"""Deltas: immutable masked changes of one page, and their algebra.
+
+Laws, tested: `apply` twice is `apply` once; `apply(apply(p, a), b) == apply(p, compose(a, b))`;
+deltas of disjoint regions commute; `compress` changes the form, never the effect.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import (
+    copy_of,
+    delta_merge,
+    delta_merge_bits,
+    delta_merge_elements,
+    delta_merge_rows,
+    words,
+)
+from mmsb_torch.types.region import Form, Region
+
+
+class Delta(NamedTuple):
+    """A masked change of one page. Immutable: its tensors are never written after it is made.
+
+    `values` by the form of `region`: ALL and MASK [*shape] (outside the mask anything), ROWS
+    [n, *shape[1:]], ELEMENTS and BITS [n] in C order, NONE empty. Values are absolute, so
+    applying a delta twice is applying it once.
+    """
+
+    id: int
+    page_id: int
+    base_epoch: int
+    """The page's epoch before this delta; the router sets it when the delta commits."""
+    region: Region
+    values: Tensor
+    time_ns: int
+    source: str
+    """Who made it: "user", "recompute", "restore", "create", "load"."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and mask together."""
+        return self.values.nbytes + self.region.nbytes
+
+    def compress(self) -> Delta:
+        """The same change in the form that takes the fewest bytes; see `compress`."""
+        return compress(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Delta {self.id} of page {self.page_id} epoch {self.base_epoch} -> "
+            f"{self.base_epoch + 1}: {self.region}, {self.nbytes} bytes, {self.source}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def apply(tensor: Tensor, delta: Delta) -> None:
+    """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, shape and device."""
+    region = delta.region
+    if region.form is Form.ROWS:
+        delta_merge_rows(tensor, delta.values, _index(region))
+    elif region.form is Form.ALL:
+        words(tensor).copy_(words(delta.values))
+    elif region.form is Form.ELEMENTS:
+        delta_merge_elements(tensor, delta.values, _index(region))
+    elif region.form is Form.MASK:
+        delta_merge(tensor, delta.values, _index(region))
+    elif region.form is Form.BITS:
+        delta_merge_bits(tensor, delta.values, _index(region))
+
+
+def compose(first: Delta, second: Delta) -> Delta:
+    """One delta that does what `first` and then `second` do to the same page, exactly.
+
+    Keeps `first`'s base epoch and `second`'s id, time and source. Copies values.
+    """
+    a, b = first.region, second.region
+    if b.form is Form.ALL or a.form is Form.NONE:
+        return second._replace(base_epoch=first.base_epoch)
+    if b.form is Form.NONE:
+        return _over(second, first, first.region, first.values)
+    if a.form is Form.ALL:
+        values = copy_of(first.values)
+        apply(values, second)
+        return _over(second, first, a, values)
+    if a.form is b.form and a.form in {Form.ROWS, Form.ELEMENTS}:
+        return _over(second, first, *_overlay(first, second))
+    values = _dense(first)
+    apply(values, second)
+    mask = a.mask() | b.mask()
+    region = Region.where(mask)
+    return compress(_over(second, first, region, values))
+
+
+def compress(delta: Delta) -> Delta:
+    """Choose the form that takes the fewest bytes of values and mask; the effect is the same."""
+    region = delta.region
+    if region.form in {Form.ALL, Form.NONE}:
+        return delta
+    item = delta.values.dtype.itemsize
+    total, count = math.prod(region.shape), region.count
+    small = region.compact()
+    sizes = {
+        delta.region.form: delta.nbytes,
+        small.form: small.nbytes + count * item,
+        Form.MASK: total + total * item,
+    }
+    best = min(sizes, key=lambda form: (sizes[form], form is not region.form))
+    if best is region.form:
+        return delta
+    dense = _dense(delta)
+    if best is Form.MASK:
+        return delta._replace(region=Region.where(region.mask()), values=dense)
+    return delta._replace(region=small, values=small.pick(dense))
+
+
+def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:
+    return second._replace(base_epoch=first.base_epoch, region=region, values=values)
+
+
+def _overlay(first: Delta, second: Delta) -> tuple[Region, Tensor]:
+    """Union of two row (or element) deltas: where both speak, the second is heard."""
+    old, new = _index(first.region), _index(second.region)
+    joined = torch.unique(torch.cat([old, new]))
+    make = Region.rows if first.region.form is Form.ROWS else Region.elements
+    region = make(first.region.shape, joined)
+    shape = (joined.numel(), *first.values.shape[1:])
+    values = torch.empty(shape, dtype=first.values.dtype, device=first.values.device)
+    for index, source in ((old, first.values), (new, second.values)):
+        if values.numel():
+            delta_merge_rows(values, source, torch.searchsorted(joined, index))
+    return region, values.view(region.shape) if region.form is Form.ALL else values
+
+
+def _dense(delta: Delta) -> Tensor:
+    """`delta`'s values spread over a tensor of the page's shape; unspecified outside the region."""
+    if delta.region.form in {Form.ALL, Form.MASK}:
+        return copy_of(delta.values)
+    shape = delta.region.shape
+    dense = torch.zeros(shape, dtype=delta.values.dtype, device=delta.values.device)
+    apply(dense, delta)
+    return dense
+
+
+def _index(region: Region) -> Tensor:
+    assert region.index is not None
+    return region.index
+
+

@@ -1,0 +1,67 @@
+"""Typed records of what happened, each with a binary form.
+
+Binary form, little-endian: type u8, timestamp u64 (Unix nanoseconds), length u32, payload of that
+many bytes (UTF-8 JSON of the fields, keys sorted).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmsb_torch.errors import SerializationError
+
+_HEAD = struct.Struct("<BQI")
+
+
+class EventType(enum.IntEnum):
+    """What an event tells. The numbers are part of the binary form and never change."""
+
+    PAGE_CREATED = 1
+    DELTA_COMMITTED = 2
+    STALE = 3
+    RECOMPUTED = 4
+    CUT_OFF = 5
+    CHECKPOINTED = 6
+    WORLD_CHANGED = 7
+    ERROR = 8
+    DERIVED = 9
+
+
+class Event(NamedTuple):
+    """One thing that happened in a memory."""
+
+    type: EventType
+    time_ns: int
+    fields: Mapping[str, Any]
+    """Plain data: page, epoch, tx, region and the like, by type."""
+
+    def to_bytes(self) -> bytes:
+        """The binary form."""
+        payload = json.dumps(dict(self.fields), sort_keys=True, allow_nan=False).encode()
+        return _HEAD.pack(self.type, self.time_ns, len(payload)) + payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Event:
+        """Read back what `to_bytes` wrote.
+
+        Raises:
+            SerializationError: too short, too long, unknown type, or a payload that is no JSON.
+        """
+        if len(data) < _HEAD.size:
+            raise SerializationError(
+                f"an event has at least {_HEAD.size} bytes, found {len(data)}: the record is cut"
+            )
+        kind, time_ns, length = _HEAD.unpack_from(data)
+        payload = data[_HEAD.size :]
+        if len(payload) != length:
+            raise SerializationError(
+                f"the event's payload should have {length} bytes, found {len(payload)}"
+            )
+        try:
+            return cls(EventType(kind), time_ns, json.loads(payload))
+        except ValueError as error:
+            raise SerializationError(f"not an event: {error}") from error

@@ -1,0 +1,21 @@
+"""What a page is, apart from its value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmsb_torch.types.spec import Spec
+
+
+class PageInfo(NamedTuple):
+    """Identity of a page: fixed when the page is made."""
+
+    id: int
+    name: str
+    spec: Spec | None
+    """None for a derived page: its spec is that of what its recipe returns."""
+    derived: bool
+    metadata: Mapping[str, Any]
+    """Plain data (JSON) that its maker gave; read-only."""
+    created_ns: int

@@ -1,0 +1,221 @@
+"""Where something changed: the one type that is a delta's mask, a journal entry and a stale set."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import copy_of, pack_mask, take_rows, unpack_mask
+
+_SHOWN = 6  # indices named before the rest is counted
+
+
+class Form(enum.Enum):
+    """How a region is written down."""
+
+    NONE = "none"
+    ALL = "all"
+    ROWS = "rows"  # sorted unique int64 [n] along dimension 0
+    ELEMENTS = "elements"  # sorted unique int64 [n], flat in C order
+    MASK = "mask"  # bool of the page's shape
+    BITS = "bits"  # the same, packed: uint8 [ceil(numel / 8)]
+
+
+class Region(NamedTuple):
+    """A set of elements of a tensor of `shape`. Immutable; `index` must not be written.
+
+    Make one with the class methods; they leave out what is not needed (an empty selection is
+    NONE, a full one ALL).
+    """
+
+    form: Form
+    shape: tuple[int, ...]
+    index: Tensor | None
+    count: int
+    """Number of elements inside."""
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> Region:
+        """The empty region."""
+        return cls(Form.NONE, shape, None, 0)
+
+    @classmethod
+    def all(cls, shape: tuple[int, ...]) -> Region:
+        """Every element."""
+        return cls(Form.ALL, shape, None, math.prod(shape))
+
+    @classmethod
+    def rows(cls, shape: tuple[int, ...], index: Tensor) -> Region:
+        """Rows `index` (sorted, unique, in range: checked by the caller) of dimension 0."""
+        number = index.numel()
+        if number == 0:
+            return cls.none(shape)
+        if number == shape[0]:
+            return cls.all(shape)
+        return cls(Form.ROWS, shape, index, number * math.prod(shape[1:]))
+
+    @classmethod
+    def elements(cls, shape: tuple[int, ...], index: Tensor) -> Region:
+        """Elements by sorted, unique flat index in C order."""
+        number = index.numel()
+        if number == 0:
+            return cls.none(shape)
+        if number == math.prod(shape):
+            return cls.all(shape)
+        return cls(Form.ELEMENTS, shape, index, number)
+
+    @classmethod
+    def where(cls, mask: Tensor) -> Region:
+        """The True elements of a bool mask, which is kept, not copied."""
+        shape = tuple(mask.shape)
+        count = int(torch.count_nonzero(mask)) if mask.is_cuda else _count(mask)
+        if count == 0:
+            return cls.none(shape)
+        if count == mask.numel():
+            return cls.all(shape)
+        return cls(Form.MASK, shape, mask, count)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is inside."""
+        return self.count == 0
+
+    @property
+    def share(self) -> float:
+        """The part of the tensor inside, 0 to 1."""
+        total = math.prod(self.shape)
+        return self.count / total if total else 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that writing the region down takes."""
+        return 0 if self.index is None else self.index.nbytes
+
+    def mask(self, device: torch.device | None = None) -> Tensor:
+        """A new bool tensor of `shape`: True inside. On the region's device unless told."""
+        where = device or (self.index.device if self.index is not None else torch.device("cpu"))
+        if self.form is Form.MASK:
+            return self._index.to(where, copy=True)
+        if self.form is Form.BITS:
+            return unpack_mask(self._index, self.shape).to(where)
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=where)
+        if self.form is Form.ALL:
+            mask.fill_(True)
+        elif self.form is Form.ROWS:
+            mask.index_fill_(0, self._index.to(where), True)
+        elif self.form is Form.ELEMENTS:
+            mask.view(-1).index_fill_(0, self._index.to(where), True)
+        return mask
+
+    def flat(self) -> Tensor:
+        """Sorted flat int64 indices of what is inside (a new tensor, or `index` itself)."""
+        if self.form is Form.ELEMENTS:
+            return self._index
+        return self.mask().view(-1).nonzero().view(-1)
+
+    def touched_rows(self) -> Tensor:
+        """Sorted int64 rows of dimension 0 that hold at least one element inside."""
+        if self.form is Form.ROWS:
+            return self._index
+        if self.form is Form.ELEMENTS:
+            return torch.unique(self._index // max(1, math.prod(self.shape[1:])))
+        mask = self.mask()
+        return (mask if mask.dim() == 1 else mask.flatten(1).any(1)).nonzero().view(-1)
+
+    def union(self, *others: Region) -> Region:
+        """Every element inside any of the regions, which have one shape."""
+        parts = [region for region in (self, *others) if region.form is not Form.NONE]
+        if len(parts) < 2:
+            return parts[0] if parts else self
+        whole = next((region for region in parts if region.form is Form.ALL), None)
+        if whole is not None:
+            return whole
+        forms = {region.form for region in parts}
+        if len(forms) == 1 and forms <= _INDEXED:
+            joined = torch.unique(torch.cat([region._index for region in parts]))
+            make = Region.rows if Form.ROWS in forms else Region.elements
+            return make(self.shape, joined)
+        mask = parts[0].mask()
+        for region in parts[1:]:
+            mask |= region.mask()
+        return Region.where(mask).compact()
+
+    def compact(self) -> Region:
+        """The same elements in the form that takes the fewest bytes."""
+        if self.index is None:
+            return self
+        mask = self.mask()
+        rows = _whole_rows(mask)
+        sizes = {Form.ELEMENTS: self.count * 8, Form.BITS: (mask.numel() + 7) // 8}
+        if rows is not None:
+            sizes[Form.ROWS] = rows.numel() * 8
+        best = min(sizes, key=lambda form: (sizes[form], form.value != "rows"))
+        if best is Form.ROWS and rows is not None:
+            return Region.rows(self.shape, rows)
+        if best is Form.ELEMENTS:
+            return Region.elements(self.shape, mask.view(-1).nonzero().view(-1))
+        return Region(Form.BITS, self.shape, pack_mask(mask), self.count)
+
+    def pick(self, dense: Tensor) -> Tensor:
+        """Copy what is inside out of a contiguous tensor of `shape`, in C order.
+
+        Rows come as [n, *shape[1:]], ALL as the whole, everything else as [count].
+        """
+        if self.form is Form.ALL:
+            return copy_of(dense)
+        if self.form is Form.ROWS:
+            return take_rows(dense, self._index)
+        return take_rows(dense.view(-1), self.flat())
+
+    @property
+    def _index(self) -> Tensor:
+        assert self.index is not None
+        return self.index
+
+    def __str__(self) -> str:
+        if self.form in {Form.NONE, Form.ALL}:
+            return {Form.NONE: "nothing", Form.ALL: "everything"}[self.form]
+        if self.form in _INDEXED:
+            named = ", ".join(str(i) for i in self._index[:_SHOWN].tolist())
+            more = ", ..." if self._index.numel() > _SHOWN else ""
+            total = self.shape[0] if self.form is Form.ROWS else math.prod(self.shape)
+            return f"{self.form.value} {named}{more} ({self._index.numel()} of {total})"
+        return f"{self.count} of {math.prod(self.shape)} elements"
+
+    def __repr__(self) -> str:
+        return f"<Region {self} of {list(self.shape)}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Same shape and same elements, whatever the form."""
+        if not isinstance(other, Region):
+            return NotImplemented
+        if self.shape != other.shape or self.count != other.count:
+            return False
+        return self is other or torch.equal(self.mask().cpu(), other.mask().cpu())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment] # equality reads tensors
+
+
+_INDEXED = frozenset({Form.ROWS, Form.ELEMENTS})
+
+
+def _count(mask: Tensor) -> int:
+    return int(np.count_nonzero(mask.numpy()))
+
+
+def _whole_rows(mask: Tensor) -> Tensor | None:
+    """The rows that are all True, if every other row is all False; else None."""
+    if mask.dim() == 0 or mask.numel() == 0:
+        return None
+    flat = mask.view(mask.shape[0], -1)
+    some = flat.any(1)
+    return some.nonzero().view(-1) if torch.equal(some, flat.all(1)) else None
+
