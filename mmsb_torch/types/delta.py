@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import (
+    changed_elements,
     copy_of,
     delta_merge,
     delta_merge_bits,
     delta_merge_elements,
     delta_merge_rows,
+    same_bits,
     words,
+    zeros,
 )
 from mmsb_torch.types.region import Form, Region
 
@@ -79,6 +82,18 @@ def apply(tensor: Tensor, delta: Delta) -> None:
         delta_merge(tensor, delta.values, _index(region))
     elif region.form is Form.BITS:
         delta_merge_bits(tensor, delta.values, _index(region))
+
+
+def changes_bits(tensor: Tensor, delta: Delta) -> bool:
+    """Whether applying `delta` to `tensor` would change a bit; reads what the region covers."""
+    region = delta.region
+    if region.form is Form.NONE:
+        return False
+    if region.form is Form.ALL:
+        return not same_bits(tensor, delta.values)
+    if region.form is Form.MASK:
+        return bool((changed_elements(tensor, delta.values) & _index(region)).any())
+    return not same_bits(region.pick(tensor), delta.values)
 
 
 def compose(first: Delta, second: Delta) -> Delta:
@@ -149,7 +164,7 @@ def _dense(delta: Delta) -> Tensor:
     if delta.region.form in {Form.ALL, Form.MASK}:
         return copy_of(delta.values)
     shape = delta.region.shape
-    dense = torch.zeros(shape, dtype=delta.values.dtype, device=delta.values.device)
+    dense = zeros(shape, delta.values.dtype, delta.values.device)
     apply(dense, delta)
     return dense
 

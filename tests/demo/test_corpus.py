@@ -43,7 +43,9 @@ def test_most_of_each_is_letters_and_nearly_all_of_them_together():
     assert share("".join(sentences())) > 0.94
 
 
-@pytest.mark.parametrize("mark", [">>>", "::=", "****", "====", "----", "Changed in version", "```"])
+@pytest.mark.parametrize(
+    "mark", [">>>", "::=", "****", "====", "----", "Changed in version", "```"]
+)
 def test_no_markup_is_left(mark):
     assert [sentence for sentence in sentences(10**6) if mark in sentence] == []
 

@@ -32,9 +32,7 @@ class Place:
 
     def entered(self):
         """Return a context in which the launchers take tensors of this place."""
-        return (
-            mmsb_kernels.interpreted() if self.device.type == "cpu" else contextlib.nullcontext()
-        )
+        return mmsb_kernels.interpreted() if self.device.type == "cpu" else contextlib.nullcontext()
 
     def bits(self, shape, dtype, skip=0):
         """Return a contiguous tensor of random bits, NaNs of every payload among them.
@@ -63,9 +61,11 @@ class Place:
 
 def surroundings(tensor):
     """Return all the bytes of the tensor's storage, as a copy."""
-    return torch.tensor([], dtype=torch.uint8, device=tensor.device).set_(
-        tensor.untyped_storage()
-    ).clone()
+    return (
+        torch.tensor([], dtype=torch.uint8, device=tensor.device)
+        .set_(tensor.untyped_storage())
+        .clone()
+    )
 
 
 def both(place, base, launcher, reference, *delta):
@@ -84,6 +84,12 @@ def both(place, base, launcher, reference, *delta):
 def place(request):
     """The interpreter on CPU tensors; where there is one, a GPU as well."""
     return Place(request.param)
+
+
+@pytest.fixture
+def random_cpu():
+    """Tensors of random bits on the CPU."""
+    return Place("cpu")
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import mmsb_kernels
 from mmsb_kernels import reference
-from mmsb_kernels.kernels import TILE
+from mmsb_kernels.kernels import ROW_TILE, SCATTER_TILE, TILE
 from mmsb_kernels.launch import row_tile, row_word
 
-DENSITIES = {"none": 0.0, "few": 0.02, "half": 0.5, "all": 1.0}
+DENSITIES = (0.0, 0.02, 0.5, 1.0)
 SIZES = {
     "empty": lambda tile: 0,
     "one": lambda tile: 1,
@@ -21,59 +21,65 @@ SIZES = {
     "tiles": lambda tile: 3 * tile + 5,
 }
 size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-skip = pytest.mark.parametrize("skip", [0, 1], ids=["aligned", "unaligned"])
 
 
 def masks(place, numel, tile):
-    """One mask of every kind that the kernels treat on its own."""
-    yield from (place.mask((numel,), density) for density in DENSITIES.values())
+    """One mask of every kind that the kernels treat on its own, and an alignment for each."""
+    for density in DENSITIES:
+        yield place.mask((numel,), density), 0
     if numel:
         one = place.mask((numel,), 0.0)
         one[place.choice(numel, 1)] = True
-        yield one
+        yield one, 1
     if numel > tile:  # one tile all true, one all false, one mixed, and the end
         striped = place.mask((numel,), 0.5)
         striped[:tile] = True
         striped[tile : 2 * tile] = False
-        yield striped
+        yield striped, 0
+        yield striped, 1
 
 
 @size
-@skip
-def test_dense(place, agree, dtype, size, skip):
+def test_dense(place, agree, dtype, size):
     tile = TILE[dtype.itemsize]
     numel = size(tile)
-    for mask in masks(place, numel, tile):
+    for mask, skip in masks(place, numel, tile):
         base = place.bits((numel,), dtype, skip)
         agree("delta_merge", base, place.bits((numel,), dtype, skip), mask)
 
 
 @size
-@skip
-def test_bits(place, agree, dtype, size, skip):
+def test_bits(place, agree, dtype, size):
     tile = TILE[dtype.itemsize]
     numel = size(tile)
-    for mask in masks(place, numel, tile):
+    for mask, skip in masks(place, numel, tile):
         base = place.bits((numel,), dtype, skip)
         values = place.bits((int(mask.sum()),), dtype, skip)
         agree("delta_merge_bits", base, values, reference.pack_mask(mask))
 
 
 @size
-@skip
-def test_elements(place, agree, dtype, size, skip):
-    count = size(TILE[dtype.itemsize])
+def test_elements(place, agree, dtype, size):
+    count = size(SCATTER_TILE)
     numel = count + count // 2
-    base = place.bits((numel,), dtype, skip)
-    agree("delta_merge_elements", base, place.bits((count,), dtype, skip), place.choice(numel, count))
+    for skip in (0, 1):
+        base = place.bits((numel,), dtype, skip)
+        values = place.bits((count,), dtype, skip)
+        agree("delta_merge_elements", base, values, place.choice(numel, count))
 
 
-@pytest.mark.parametrize("columns", [0, 1, 3, 16, 700, 5000])
-@skip
-def test_rows(place, agree, dtype, columns, skip):
-    for count in (0, 1, 5, 9):
-        base = place.bits((9, columns), dtype, skip)
-        agree("delta_merge_rows", base, place.bits((count, columns), dtype, skip), place.choice(9, count))
+@pytest.mark.parametrize("columns", [0, 1, 3, 16, 700])
+def test_rows(place, agree, dtype, columns):
+    for count, skip in ((0, 0), (1, 0), (5, 1), (7, 0)):
+        base = place.bits((7, columns), dtype, skip)
+        values = place.bits((count, columns), dtype, skip)
+        agree("delta_merge_rows", base, values, place.choice(7, count))
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_rows_longer_than_a_tile(place, agree, skip):
+    base = place.bits((4, 5001), torch.int16, skip)
+    agree("delta_merge_rows", base, place.bits((2, 5001), torch.int16, skip), place.choice(4, 2))
 
 
 def test_more_rows_than_one_tile_holds(place, agree):
@@ -96,7 +102,7 @@ def test_zero_dimensions(place, agree, dtype, chosen):
 
 
 def test_nan_payloads_and_negative_zero(place):
-    odd = torch.tensor([0x7FA00001, -0x00400123 + 0, -(2**31), 0x7F800000], dtype=torch.int32)
+    odd = torch.tensor([0x7FA00001, -0x00400123, -(2**31), 0x7F800000], dtype=torch.int32)
     odd = odd.to(place.device)
     base = torch.cat([odd, odd]).view(torch.float32)
     mask = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1], dtype=torch.bool, device=place.device)
@@ -173,7 +179,9 @@ def test_shapes(place, agree, shape, density, skip, dtype):
     agree("delta_merge", place.bits(shape, dtype, skip), delta, mask)
     chosen = mask.view(-1).nonzero().view(-1)
     agree("delta_merge_elements", place.bits(shape, dtype, skip), delta.view(-1)[chosen], chosen)
-    agree("delta_merge_bits", place.bits(shape, dtype, skip), delta[mask], reference.pack_mask(mask))
+    agree(
+        "delta_merge_bits", place.bits(shape, dtype, skip), delta[mask], reference.pack_mask(mask)
+    )
     if shape:
         rows = place.choice(shape[0], round(shape[0] * density))
         agree("delta_merge_rows", place.bits(shape, dtype, skip), delta[rows], rows)
@@ -182,8 +190,8 @@ def test_shapes(place, agree, shape, density, skip, dtype):
 @given(words=st.integers(1, 10**7), width=st.sampled_from([1, 2, 4, 8]))
 def test_a_row_tile_has_one_size_and_is_not_wasted(words, width):
     rows, cols = row_tile(words, width)
-    assert rows * cols * width == 4096
-    assert cols == 4096 // width or words <= cols < 2 * words
+    assert rows * cols == ROW_TILE[width]
+    assert rows == 1 or words <= cols < 2 * words
 
 
 @given(row=st.integers(1, 4096), a=st.integers(0, 64), b=st.integers(0, 64))

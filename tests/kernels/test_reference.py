@@ -15,16 +15,11 @@ def octets(tensor):
 
 
 @pytest.fixture(params=[False, True], ids=["contiguous", "strided"])
-def base(request, place_cpu, dtype):
+def base(request, random_cpu, dtype):
     """A tensor of shape (5, 6), one of them a view with gaps and exchanged dimensions."""
     if not request.param:
-        return place_cpu.bits((5, 6), dtype)
-    return place_cpu.bits((6, 15), dtype)[:, ::3].t()
-
-
-@pytest.fixture
-def place_cpu(request):
-    return request.getfixturevalue("random_cpu")
+        return random_cpu.bits((5, 6), dtype)
+    return random_cpu.bits((6, 15), dtype)[:, ::3].t()
 
 
 @pytest.fixture
@@ -40,7 +35,9 @@ def mask(random_cpu):
 def merged(base, delta, chosen):
     return [
         new if pick else old
-        for old, new, pick in zip(octets(base), octets(delta), chosen.view(-1).tolist(), strict=True)
+        for old, new, pick in zip(
+            octets(base), octets(delta), chosen.view(-1).tolist(), strict=True
+        )
     ]
 
 
@@ -116,8 +113,8 @@ def test_packing_and_back(flags):
 
 
 def test_packing_keeps_c_order_and_the_shape():
-    mask = torch.tensor([[True, False], [True, True], [False, False]]).t()
-    assert reference.pack_mask(mask).tolist() == [0b001011 & 0b11 | 0b010000 & 0 | 0b1000 & 0b1000]
+    mask = torch.tensor([[True, False], [True, True], [False, False]]).t()  # TTF, FTF
+    assert reference.pack_mask(mask).tolist() == [0b010011]
     assert torch.equal(reference.unpack_mask(reference.pack_mask(mask), (2, 3)), mask)
     assert reference.unpack_mask(reference.pack_mask(torch.tensor(True)), ()).item() is True
 
@@ -135,7 +132,7 @@ def test_same_bits(base):
     assert reference.same_bits(base, base.clone())
     assert reference.same_bits(base, base.contiguous())
     assert not reference.same_bits(base, base[:, :5])
-    other = base.contiguous()
+    other = base.clone(memory_format=torch.contiguous_format)
     raw = other.view(torch.uint8)
     raw[2, 3] ^= 1
     assert not reference.same_bits(base, other)

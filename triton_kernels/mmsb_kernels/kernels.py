@@ -4,7 +4,8 @@ Common to all of them:
 
 - pointers are to signed integer words of 1, 2, 4 or 8 bytes (masks: bytes); an element of 16
   bytes is `WORDS = 2` words of 8 bytes;
-- offsets are int64, since a tensor may have more than 2**31 elements;
+- a tensor may have more than 2**31 elements, so a tile begins at an int64 offset; offsets within
+  the tile are int32, which saves registers;
 - only builtins of `triton.language` are called: `tl.sum`, `tl.cdiv` and their like are compiled
   functions, which the interpreter cannot enter.
 """
@@ -18,34 +19,40 @@ _add = tl.standard._sum_combine  # noqa: SLF001
 
 NUM_WARPS = 4
 
-# Elements in the tile of one program, by element size in bytes. 128 threads move 16 bytes each in
-# one vector instruction, so no tile is smaller than 2048 bytes; and none has fewer than 512
+# Elements in the tile of one program of a mask, by element size in bytes. 128 threads move 16 bytes
+# each in one vector instruction, so no tile is smaller than 2048 bytes; and none has fewer than 512
 # elements, so that the mask is read in vectors as well.
 TILE = {1: 2048, 2: 2048, 4: 1024, 8: 1024, 16: 512}
 
-# Bytes of one tile when whole rows move.
-ROW_TILE_BYTES = 4096
+# Elements in the tile of one program that scatters: vectors would not help, registers do.
+SCATTER_TILE = 512
+
+# Words in the tile of one program that moves rows, by word size in bytes. Words of 8 are what rows
+# move in unless their size or address is odd, and four to a thread are two vector instructions.
+ROW_TILE = {1: 1024, 2: 1024, 4: 1024, 8: 512}
 
 
 @kernel(do_not_specialize=("numel",))
 def merge_dense(base, values, mask, numel, TILE: tl.constexpr, WORDS: tl.constexpr):
     """Copy the elements of one tile whose mask byte is not zero."""
     start = tl.program_id(0).to(tl.int64) * TILE
-    lanes = start + tl.arange(0, TILE)
+    to = base + start * WORDS
+    source = values + start * WORDS
+    lanes = tl.arange(0, TILE)
     # A bound check is a predicate on each byte, and predicates kill vector loads: only the last,
     # partial tile pays it. Lanes past the end count as false, so that tile is never "all true".
     if start + TILE <= numel:
-        chosen = tl.load(mask + lanes) != 0
+        chosen = tl.load(mask + start + lanes) != 0
     else:
-        chosen = tl.load(mask + lanes, mask=lanes < numel, other=0) != 0
+        chosen = tl.load(mask + start + lanes, mask=start + lanes < numel, other=0) != 0
     count = tl.reduce(chosen.to(tl.int32), 0, _add)
     if count == TILE:
-        words = start * WORDS + tl.arange(0, TILE * WORDS)
-        tl.store(base + words, tl.load(values + words))
+        words = tl.arange(0, TILE * WORDS)
+        tl.store(to + words, tl.load(source + words))
     elif count > 0:
         for word in tl.static_range(WORDS):
             at = lanes * WORDS + word
-            tl.store(base + at, tl.load(values + at, mask=chosen), mask=chosen)
+            tl.store(to + at, tl.load(source + at, mask=chosen), mask=chosen)
 
 
 @kernel(do_not_specialize=("count", "base_rows"))
@@ -81,8 +88,8 @@ def merge_elements(base, values, indices, count, numel, TILE: tl.constexpr, WORD
     target = tl.load(indices + lanes, mask=live, other=0)
     live = live & (target >= 0) & (target < numel)
     for word in tl.static_range(WORDS):
-        moved = tl.load(values + lanes * WORDS + word, mask=live)
-        tl.store(base + target * WORDS + word, moved, mask=live)
+        moved = tl.load(values + (lanes * WORDS + word), mask=live)
+        tl.store(base + (target * WORDS + word), moved, mask=live)
 
 
 @kernel(do_not_specialize=("numel",))
@@ -90,11 +97,13 @@ def count_bits(bits, counts, numel, TILE: tl.constexpr):
     """Store the number of bits set among the `TILE` elements of one tile."""
     program = tl.program_id(0).to(tl.int64)
     byte = program * (TILE // 8) + tl.arange(0, TILE // 8)
-    left = numel - byte * 8  # elements from this byte on: the last byte may have bits past the end
-    packed = tl.load(bits + byte, mask=left > 0, other=0).to(tl.int32)
-    found = packed & 0
-    for bit in tl.static_range(8):
-        found += tl.where(left > bit, (packed >> bit) & 1, 0)
+    # The last byte may have bits past the end.
+    left = tl.maximum(tl.minimum(numel - byte * 8, 8), 0).to(tl.int32)
+    pairs = tl.load(bits + byte, mask=left > 0, other=0).to(tl.int32) & ((1 << left) - 1)
+    # Sums of 1, then 2, then 4 neighbouring bits, all of a byte at once.
+    pairs = pairs - ((pairs >> 1) & 0x55)
+    fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
+    found = (fours + (fours >> 4)) & 0x0F
     tl.store(counts + program, tl.reduce(found, 0, _add).to(tl.int64))
 
 
@@ -117,19 +126,21 @@ def merge_bits(
     the end, whatever the bits say.
     """
     program = tl.program_id(0).to(tl.int64)
+    start = program * TILE
     found = tl.load(counts + program)
     first = tl.load(ends + program) - found
-    start = program * TILE
+    to = base + start * WORDS
+    source = values + first * WORDS
     if (found == TILE) & (first + TILE <= count):
         words = tl.arange(0, TILE * WORDS)
-        moved = tl.load(values + (first * WORDS + words))
-        tl.store(base + (start * WORDS + words), moved)
+        tl.store(to + words, tl.load(source + words))
     elif found > 0:
-        lanes = start + tl.arange(0, TILE)
-        packed = tl.load(bits + lanes // 8, mask=lanes < numel, other=0).to(tl.int32)
-        bit = (packed >> (lanes % 8).to(tl.int32)) & 1
-        rank = first + (tl.associative_scan(bit, 0, _add) - bit)
-        live = (bit != 0) & (rank < count)
+        lanes = tl.arange(0, TILE)
+        # TILE is a multiple of 8, so a tile begins with a byte.
+        packed = tl.load(bits + start // 8 + lanes // 8, mask=start + lanes < numel, other=0)
+        bit = (packed.to(tl.int32) >> (lanes % 8)) & 1
+        rank = tl.associative_scan(bit, 0, _add) - bit
+        live = (bit != 0) & (first + rank < count)
         for word in tl.static_range(WORDS):
-            moved = tl.load(values + rank * WORDS + word, mask=live)
-            tl.store(base + lanes * WORDS + word, moved, mask=live)
+            moved = tl.load(source + (rank * WORDS + word), mask=live)
+            tl.store(to + (lanes * WORDS + word), moved, mask=live)

@@ -113,16 +113,16 @@ def delta_merge_elements(base: Tensor, values: Tensor, indices: Tensor) -> None:
     _check_launch("delta_merge_elements", base=base, values=values, indices=indices)
     if base.numel() == 0 or indices.numel() == 0:
         return
-    word, words, tile = _layout(base)
+    word, words, _ = _layout(base)
     kernels.merge_elements.launch(
         base.device,
-        triton.cdiv(indices.numel(), tile),
+        triton.cdiv(indices.numel(), kernels.SCATTER_TILE),
         triton.reinterpret(base, word),
         triton.reinterpret(values, word),
         indices,
         indices.numel(),
         base.numel(),
-        TILE=tile,
+        TILE=kernels.SCATTER_TILE,
         WORDS=words,
         num_warps=kernels.NUM_WARPS,
     )
@@ -202,7 +202,7 @@ def row_tile(row_words: int, width: int) -> tuple[int, int]:
         Two powers of two whose product is always the same for one `width`: short rows share a
         tile, long rows are cut.
     """
-    size = kernels.ROW_TILE_BYTES // width
+    size = kernels.ROW_TILE[width]
     cols = min(triton.next_power_of_2(row_words), size)
     return size // cols, cols
 

@@ -115,35 +115,33 @@ def compile_all(target: str = "sm_90") -> dict[str, str]:
 
 def _variants() -> Iterator[tuple[str, Variant]]:
     for width, tile in kernels.TILE.items():
+        name = f"b{8 * width}"
         word = f"*i{8 * min(width, 8)}"
-        constants = {"TILE": tile, "WORDS": max(width // 8, 1)}
+        words = max(width // 8, 1)
         dense = (word, word, "*i8", "i64")
-        yield f"delta_merge/b{8 * width}", Variant(kernels.merge_dense, dense, constants)
-        yield (
-            f"delta_merge/b{8 * width}/unaligned",
-            Variant(kernels.merge_dense, dense, constants, aligned=False),
-        )
-        yield (
-            f"delta_merge_elements/b{8 * width}",
-            Variant(kernels.merge_elements, (word, word, "*i64", "i64", "i64"), constants),
-        )
+        fixed = {"TILE": tile, "WORDS": words}
+        for suffix, aligned in (("", True), ("/unaligned", False)):
+            variant = Variant(kernels.merge_dense, dense, fixed, aligned)
+            yield f"delta_merge/{name}{suffix}", variant
         bits = (word, word, "*u8", "*i64", "*i64", "i64", "i64")
-        yield f"delta_merge_bits/b{8 * width}", Variant(kernels.merge_bits, bits, constants)
-        if width == 16:
-            continue  # rows of 16-byte elements move in words of 8
-        rows = (word, word, "*i64", "i64", "i64", "i64")
-        for aligned in (True, False):
-            # Rows as long as a tile where all is aligned; one word to a row where nothing is.
-            tile_rows, tile_cols = row_tile(kernels.ROW_TILE_BYTES if aligned else 1, width)
-            yield (
-                f"delta_merge_rows/b{8 * width}" + ("" if aligned else "/unaligned"),
-                Variant(kernels.merge_rows, rows, {"ROWS": tile_rows, "COLS": tile_cols}, aligned),
-            )
+        yield f"delta_merge_bits/{name}", Variant(kernels.merge_bits, bits, fixed)
+        elements = (word, word, "*i64", "i64", "i64")
+        fixed = {"TILE": kernels.SCATTER_TILE, "WORDS": words}
+        yield f"delta_merge_elements/{name}", Variant(kernels.merge_elements, elements, fixed)
+    for width, size in kernels.ROW_TILE.items():
+        # Rows as long as a tile where all is aligned, which only words of 8 can be; short rows
+        # with nothing aligned for every word.
+        for suffix, length in (("", size), ("/unaligned", 3)):
+            if width < 8 and not suffix:
+                continue
+            tile_rows, tile_cols = row_tile(length, width)
+            fixed = {"ROWS": tile_rows, "COLS": tile_cols}
+            rows = (f"*i{8 * width}", f"*i{8 * width}", "*i64", "i64", "i64", "i64")
+            variant = Variant(kernels.merge_rows, rows, fixed, aligned=not suffix)
+            yield f"delta_merge_rows/b{8 * width}{suffix}", variant
     for tile in sorted(set(kernels.TILE.values())):
-        yield (
-            f"count_bits/t{tile}",
-            Variant(kernels.count_bits, ("*u8", "*i64", "i64"), {"TILE": tile}, num_warps=1),
-        )
+        variant = Variant(kernels.count_bits, ("*u8", "*i64", "i64"), {"TILE": tile}, num_warps=1)
+        yield f"count_bits/t{tile}", variant
 
 
 def _target(target: str) -> tuple[GPUTarget, str]:

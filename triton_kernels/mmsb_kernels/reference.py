@@ -28,7 +28,7 @@ def delta_merge(base: Tensor, values: Tensor, mask: Tensor) -> None:
     """
     check_dense("delta_merge", base, values, mask)
     target = _words(base)
-    chosen = mask.reshape(*mask.shape, *[1] * (target.dim() - base.dim()))
+    chosen = mask.reshape(mask.shape + (1,) * (target.dim() - base.dim()))
     target.copy_(torch.where(chosen, _words(values), target))
 
 

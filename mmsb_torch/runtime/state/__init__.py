@@ -5,9 +5,10 @@ hands over into a delta, `router` commits it, `history` rebuilds the past, `even
 """
 
 from mmsb_torch.runtime.state.events import EventBus
-from mmsb_torch.runtime.state.history import deltas_until, value_at
+from mmsb_torch.runtime.state.history import deltas_until, epoch_at, value_at
 from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.runtime.state.router import Router
+from mmsb_torch.runtime.state.selection import row_index
 from mmsb_torch.runtime.state.staging import next_delta_id, stage
 from mmsb_torch.runtime.state.table import Entry, Table
 
@@ -18,7 +19,9 @@ __all__ = [
     "Router",
     "Table",
     "deltas_until",
+    "epoch_at",
     "next_delta_id",
+    "row_index",
     "stage",
     "value_at",
 ]

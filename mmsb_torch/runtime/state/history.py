@@ -13,12 +13,12 @@ from mmsb_torch.types import Delta, Form, apply
 def deltas_until(log: Log, page_id: int, tx: int) -> list[tuple[int, Delta]]:
     """(transaction, delta) of one page up to `tx`, from its last whole value on, oldest first."""
     found: list[tuple[int, Delta]] = []
-    for number in range(min(tx, log.last), log.first - 1, -1):
+    for number in log.of_page(page_id, tx):
         delta = log[number].delta_of(page_id)
-        if delta is not None:
-            found.append((number, delta))
-            if delta.region.form is Form.ALL:
-                break
+        assert delta is not None
+        found.append((number, delta))
+        if delta.region.form is Form.ALL:
+            break
     found.reverse()
     return found
 
@@ -38,3 +38,12 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
     for _, delta in steps[1:]:
         apply(value, delta)
     return value
+
+
+def epoch_at(log: Log, page_id: int, tx: int) -> int:
+    """The epoch of one page as of transaction `tx`; -1 if it did not exist."""
+    for number in log.of_page(page_id, tx):
+        delta = log[number].delta_of(page_id)
+        assert delta is not None
+        return delta.base_epoch + 1
+    return -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from mmsb_torch.errors import (
     ReadOnlyError,
 )
 from mmsb_torch.runtime.state.events import EventBus
-from mmsb_torch.runtime.state.history import value_at
+from mmsb_torch.runtime.state.history import epoch_at, value_at
 from mmsb_torch.runtime.state.staging import next_delta_id
 from mmsb_torch.runtime.state.table import Entry, Table
 from mmsb_torch.runtime.store.log import Log
@@ -36,6 +36,7 @@ from mmsb_torch.types import (
     Spec,
     Transaction,
     apply,
+    changes_bits,
 )
 
 _NOTHING: Mapping[str, Any] = {}
@@ -53,6 +54,8 @@ class Router:
         self.events = EventBus()
         self.tx = log.last
         """The last transaction that is visible to readers."""
+        self.creating = threading.Lock()
+        """Held while a page is made, so that two threads cannot make the same."""
         self.closed = False
         self._read_only = read_only
         self._commit = threading.Lock()
@@ -86,6 +89,12 @@ class Router:
         if self.closed:
             raise ClosedError("the memory is closed: open it again with mmsb.open(...)")
 
+    def shut(self) -> bool:
+        """Take no more commits; False if that was so already."""
+        with self._commit:
+            before, self.closed = self.closed, True
+        return not before
+
     def create(self, info: PageInfo, values: Tensor) -> Entry:
         """Make a page whose first value is `values` (adopted), as a transaction of its own."""
         self.check_writable()
@@ -114,8 +123,9 @@ class Router:
         label: str | None = None,
         step: int | None = None,
         metadata: Mapping[str, Any] = _NOTHING,
-        epochs: Mapping[int, int] = _NOTHING,  # type: ignore[assignment]
-    ) -> Transaction:
+        epochs: Mapping[int, int] | None = None,
+        only_at: int | None = None,
+    ) -> Transaction | None:
         """Commit staged deltas, at most one a page, together; returns the transaction.
 
         Args:
@@ -124,6 +134,7 @@ class Router:
             step: the caller's step count at this moment.
             metadata: plain data kept with the transaction.
             epochs: page id -> epoch that the caller expects.
+            only_at: commit only if this is still the last transaction; else None is returned.
 
         Raises:
             EpochConflictError, PageMutatedError, ClosedError, ReadOnlyError, DerivedPageError:
@@ -134,6 +145,8 @@ class Router:
         entries = [find(delta.page_id) for delta in deltas]
         with self._commit:
             self.check_open()
+            if only_at is not None and self.tx != only_at:
+                return None
             for entry in entries:
                 self._check(entry, epochs)
             placed = tuple(
@@ -167,6 +180,7 @@ class Router:
         entry.put(value, shared=False)
         entry.spec = Spec.of(value)
         entry.epoch += 1
+        entry.content = entry.epoch
         entry.journal.add(entry.epoch, region)
         return delta
 
@@ -177,45 +191,71 @@ class Router:
             PageMutatedError: an earlier alias was written to; the committed value is back.
         """
         with self.table.lock:
-            if entry.tensor is not None and entry.tensor._version == entry.version:  # noqa: SLF001
+            if entry.is_unwritten():
                 return entry.alias()
-        self.repair(entry)
-        raise PageMutatedError("unreachable")  # pragma: no cover
+        raise self.repair(entry)
 
-    def read_many(self, entries: Iterable[Entry]) -> tuple[int, list[Tensor]]:
-        """Aliases of several pages at one moment, and that moment's transaction."""
-        entries = list(entries)
+    def read_at(self, entry: Entry, tx: int) -> Tensor:
+        """The value of a root page as of transaction `tx`: an alias where it is still present.
+
+        Raises:
+            PageNotFoundError: the page did not exist then.
+            PageMutatedError: as in `read`.
+        """
         with self.table.lock:
-            broken = next((e for e in entries if e.tensor._version != e.version), None)  # type: ignore[union-attr] # noqa: SLF001
-            if broken is None:
-                return self.tx, [entry.alias() for entry in entries]
-        self.repair(broken)
-        raise PageMutatedError("unreachable")  # pragma: no cover
+            if entry.is_unwritten():
+                if entry.tx <= tx:
+                    return entry.alias()
+                return value_at(self.log, entry.info.id, tx)
+        raise self.repair(entry)
 
-    def repair(self, entry: Entry) -> None:
-        """Put a foreign-written page's committed value back from the log, and raise.
+    def read_derived(self, entry: Entry) -> Tensor | None:
+        """As `read`, for a page whose value may have been taken back: then None."""
+        with self.table.lock:
+            if entry.tensor is None:
+                return None
+            if entry.is_unwritten():
+                return entry.alias()
+        raise self.repair(entry)
+
+    def epoch_at(self, entry: Entry, tx: int) -> int:
+        """The epoch that gave a root page the bits it has as of transaction `tx`; takes no lock.
+
+        A commit sets the page's tx before its epochs, so an epoch read before a tx that is not
+        newer than `tx` belongs to it. For the past it may name a later delta that changed no bit.
+        """
+        epoch = entry.content
+        if entry.tx <= tx:
+            return epoch
+        return epoch_at(self.log, entry.info.id, tx)
+
+    def repair(self, entry: Entry) -> PageMutatedError:
+        """Put a foreign-written page's committed value back from the log; returns what to raise.
 
         A derived page loses its value instead: its recipe makes it again.
         """
         with self._commit, self.table.lock:
-            try:
-                entry.check_unwritten()
-            except PageMutatedError:
-                if entry.info.derived:
-                    entry.tensor = None
-                else:
-                    entry.put(value_at(self.log, entry.info.id, self.tx), shared=False)
-                entry.spare = None
-                raise
+            return self._repair(entry)
 
-    def _check(self, entry: Entry, epochs: Mapping[int, int]) -> None:
-        if entry.tensor is not None and entry.tensor._version != entry.version:  # noqa: SLF001
+    def _repair(self, entry: Entry) -> PageMutatedError:
+        name = entry.info.name
+        if not entry.is_unwritten():
+            entry.spare = None
+            if entry.info.derived:
+                entry.tensor = None
+            else:
+                entry.put(value_at(self.log, entry.info.id, self.tx), shared=False)
+        return PageMutatedError(
+            f"page {name!r} (epoch {entry.epoch}) was written through page.tensor, which is for "
+            f"reading; its committed value was put back. Change it with mem.update({name!r}, ...), "
+            "or write to your own page.clone().",
+            page_id=entry.info.id,
+        )
+
+    def _check(self, entry: Entry, epochs: Mapping[int, int] | None) -> None:
+        if not entry.is_unwritten():
             with self.table.lock:
-                try:
-                    entry.check_unwritten()
-                finally:
-                    entry.put(value_at(self.log, entry.info.id, self.tx), shared=False)
-                    entry.spare = None
+                raise self._repair(entry)
         if not epochs:
             return
         wanted = epochs.get(entry.info.id, entry.epoch)
@@ -227,13 +267,16 @@ class Router:
             )
 
     def _apply(self, entry: Entry, delta: Delta, target: Tensor | None, tx: int) -> None:
+        changed = not entry.watched or changes_bits(entry.tensor, delta)
         if target is None:
             entry.put(delta.values.detach(), shared=True)
         else:
             apply(target, delta)
             entry.put(target, shared=False)
+        entry.tx = tx  # before the epochs: see `epoch_at`
         entry.epoch += 1
-        entry.tx = tx
+        if changed:
+            entry.content = entry.epoch
         entry.journal.add(entry.epoch, delta.region)
 
     def _tell(self, record: Transaction, entries: Sequence[Entry]) -> None:

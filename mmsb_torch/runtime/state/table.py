@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from mmsb_torch.device import copy_of, held_elsewhere, words
-from mmsb_torch.errors import PageExistsError, PageMutatedError, PageNotFoundError
+from mmsb_torch.errors import PageExistsError, PageNotFoundError
 from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.types import PageInfo, Spec
 
@@ -22,6 +22,7 @@ class Entry:
     """
 
     __slots__ = (
+        "content",
         "epoch",
         "info",
         "journal",
@@ -31,6 +32,7 @@ class Entry:
         "tensor",
         "tx",
         "version",
+        "watched",
     )
 
     def __init__(self, info: PageInfo) -> None:
@@ -38,6 +40,10 @@ class Entry:
         self.spec: Spec | None = info.spec
         self.tensor: Tensor | None = None
         self.epoch = 0
+        self.content = 0
+        """The epoch of the last delta that changed a bit, as far as anybody watched."""
+        self.watched = False
+        """Somebody depends on this page: deltas that change no bit are told apart."""
         self.tx = 0
         """The last transaction that changed this page (0: a derived page, or none yet)."""
         self.version = 0
@@ -46,16 +52,9 @@ class Entry:
         self.spare: Tensor | None = None
         self.journal = Journal()
 
-    def check_unwritten(self) -> None:
-        """Raise PageMutatedError if somebody wrote through an alias of the page."""
-        if self.tensor is not None and self.tensor._version != self.version:  # noqa: SLF001
-            name = self.info.name
-            raise PageMutatedError(
-                f"page {name!r} (epoch {self.epoch}) was written through page.tensor, which is "
-                "for reading; its committed value was put back. Change it with "
-                f"mem.update({name!r}, ...), or write to your own page.clone().",
-                page_id=self.info.id,
-            )
+    def is_unwritten(self) -> bool:
+        """Whether nobody wrote through an alias of the page (or it has no value yet)."""
+        return self.tensor is None or self.tensor._version == self.version  # noqa: SLF001
 
     def put(self, tensor: Tensor, *, shared: bool) -> None:
         """Make `tensor` the page's memory. Table lock held."""

@@ -1,1 +1,49 @@
-"""Under construction."""
+"""The store: a folder that keeps tensors through kills, full disks and flipped bits.
+
+What was acknowledged is never lost, what is damaged is never loaded silently, and every tensor file
+opens with plain `safetensors`. One writer holds an flock; readers take no lock. A checkpoint is a
+folder in Hugging Face style, complete the moment its name appears; its manifest vouches for every
+byte. Digests (xxh3-128) prove integrity, not authenticity. There is no pickle. POSIX only.
+
+From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`, `tensorfile`
+(safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`, `checkpoint`,
+`retention`, `layout` (the store itself).
+"""
+
+from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
+from mmsb_torch.runtime.store.checkpoint import (
+    CheckpointInfo,
+    Snapshot,
+    describe_checkpoint,
+    load_checkpoint,
+    write_checkpoint,
+)
+from mmsb_torch.runtime.store.files import FILES, Files
+from mmsb_torch.runtime.store.layout import Store
+from mmsb_torch.runtime.store.lock import WriterLock
+from mmsb_torch.runtime.store.log import Log
+from mmsb_torch.runtime.store.retention import retain
+from mmsb_torch.runtime.store.streams import FileRecord
+from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
+from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
+
+__all__ = [
+    "FILES",
+    "CheckpointInfo",
+    "CheckpointRef",
+    "Damage",
+    "FileRecord",
+    "Files",
+    "Log",
+    "Snapshot",
+    "Store",
+    "WriterLock",
+    "describe_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "read_tensors",
+    "retain",
+    "verify_checkpoint",
+    "write_checkpoint",
+    "write_tensors",
+]

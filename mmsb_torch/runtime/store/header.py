@@ -9,7 +9,6 @@ have, so what it allocates is bounded by what it accepts.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,10 +112,24 @@ def parse_header(raw: bytes, data_nbytes: int, where: str) -> Header:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise CorruptStoreError(f"{where}: the header is no UTF-8 at byte {error.start}.") from error
+        raise CorruptStoreError(
+            f"{where}: the header is no UTF-8 at byte {error.start}."
+        ) from error
     header = _Scanner(text, where).header()
     _check_layout(header, data_nbytes, where)
     return header
+
+
+def parse_texts(text: str, where: str) -> dict[str, str]:
+    """Return the flat JSON object of texts that `text` is.
+
+    Raises:
+        CorruptStoreError: it is anything else, or has a key twice.
+    """
+    scanner = _Scanner(text, where)
+    found = scanner.texts()
+    scanner.end()
+    return found
 
 
 class _Scanner:
@@ -136,7 +149,7 @@ class _Scanner:
             if name == METADATA_KEY:
                 if metadata is not None:
                     raise self._damage(f"the key {name!r} is there twice")
-                metadata = self._metadata()
+                metadata = self.texts()
             elif name in entries:
                 raise self._damage(f"the tensor {name!r} is there twice")
             else:
@@ -144,17 +157,20 @@ class _Scanner:
                 if len(entries) > MAX_TENSORS:
                     raise self._damage(f"there are more than {MAX_TENSORS} tensors")
             more = self._match(_NEXT, "',' or '}'")[1] == ","
-        if self._text[self._at :].strip(" "):
-            raise self._damage("expected nothing but spaces after the last '}'")
+        self.end()
         return Header(entries, metadata or {})
 
-    def _metadata(self) -> dict[str, str]:
+    def end(self) -> None:
+        if self._text[self._at :].strip(" "):
+            raise self._damage("expected nothing but spaces after the last '}'")
+
+    def texts(self) -> dict[str, str]:
         found: dict[str, str] = {}
         more = self._open_object()
         while more:
             key = self._key()
             if key in found:
-                raise self._damage(f"the metadata key {key!r} is there twice")
+                raise self._damage(f"the key {key!r} is there twice")
             match = self._match(_VALUE, "a text")
             found[key] = self._unescape(match[1])
             more = match[2] == ","
@@ -206,7 +222,19 @@ class _Scanner:
         return match
 
     def _damage(self, problem: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{self._where}: the header is bad at {self._at}: {problem}.")
+        return CorruptStoreError(f"{self._where}: bad JSON at {self._at}: {problem}.")
+
+
+def _fits(entry: Entry, itemsize: int) -> bool:
+    """Tell whether the shape needs exactly the entry's bytes; never makes a huge number."""
+    if 0 in entry.shape:
+        return entry.nbytes == 0
+    needed = itemsize
+    for size in entry.shape:
+        needed *= size
+        if needed > entry.nbytes:
+            return False
+    return needed == entry.nbytes
 
 
 def _check_layout(header: Header, data_nbytes: int, where: str) -> None:
@@ -224,11 +252,10 @@ def _check_layout(header: Header, data_nbytes: int, where: str) -> None:
                 f"{where}: tensor {name!r} has the bytes [{entry.start}, {entry.stop}): expected "
                 f"them to begin at {end}."
             )
-        expected = math.prod(entry.shape) * dtype.itemsize
-        if entry.nbytes != expected:
+        if not _fits(entry, dtype.itemsize):
             raise CorruptStoreError(
-                f"{where}: tensor {name!r} of {entry.tag}{list(entry.shape)}: expected {expected} "
-                f"bytes, found {entry.nbytes}."
+                f"{where}: tensor {name!r} has {entry.nbytes} bytes, which is not what "
+                f"{entry.tag}{list(entry.shape[:16])} needs."
             )
         end = entry.stop
     if end != data_nbytes:

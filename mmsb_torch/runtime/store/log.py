@@ -5,6 +5,7 @@ Nothing but the router appends. What was appended is never changed, so readers n
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ class Log:
         self._transactions: list[Transaction] = []
         self._labels: dict[str, int] = {}
         self._steps: dict[int, int] = {}
+        self._touched: dict[int, list[int]] = {}
 
     @property
     def first(self) -> int:
@@ -43,6 +45,12 @@ class Log:
         if transaction.tx != self.last + 1:
             raise InternalError(f"log at {self.last} was given transaction {transaction.tx}")
         self._transactions.append(transaction)
+        touched = self._touched
+        for delta in transaction.deltas:
+            numbers = touched.get(delta.page_id)
+            if numbers is None:
+                numbers = touched[delta.page_id] = []
+            numbers.append(transaction.tx)
         if transaction.label is not None:
             self._labels[transaction.label] = transaction.tx
         if transaction.step is not None:
@@ -85,6 +93,12 @@ class Log:
         """Transactions `after < tx <= until`, oldest first."""
         start = max(after + 1, self._first) - self._first
         return self._transactions[start : until - self._first + 1]
+
+    def of_page(self, page_id: int, until: int) -> Iterator[int]:
+        """Numbers of the transactions up to `until` that changed a page, newest first."""
+        numbers = self._touched.get(page_id, [])
+        for position in range(bisect.bisect_right(numbers, until) - 1, -1, -1):
+            yield numbers[position]
 
     def _named(self, names: dict[Any, int], name: Any, kind: str) -> int:
         if name not in names:

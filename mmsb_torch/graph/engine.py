@@ -1,0 +1,439 @@
+"""Values are pulled: a read finds what is stale behind it and recomputes just that.
+
+A pull looks at one moment of the memory (the last transaction when it begins). In topological
+order each derived page is either right for that moment (its code and the epochs of its inputs are
+those it was computed from: cut off) or recomputed, without locks, by one thread while others wait.
+A result equal to the old bits keeps its epoch, so whatever depends on it is cut off in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mmsb_torch.errors import (
+    CycleDetectedError,
+    MMSBError,
+    RecipeError,
+    RecipeNotLoadedError,
+)
+from mmsb_torch.graph.node import Flight, Node, Outcome
+from mmsb_torch.graph.recipes import Recipe
+from mmsb_torch.graph.running import Frame, Running, adopt, difference, plain_torch
+from mmsb_torch.graph.topology import Topology
+from mmsb_torch.runtime.state import Entry, Router
+from mmsb_torch.types import EventType, Spec
+
+
+class _Restart(BaseException):
+    """The moment moved on under a pull: look again.
+
+    No `Exception`: it passes through recipes, which may catch those.
+    """
+
+
+class _Pull:
+    """One look at the graph: a moment, and what was found out about it so far."""
+
+    __slots__ = ("epochs", "reasons", "stirred", "tx", "world")
+
+    def __init__(self, tx: int, world: int) -> None:
+        self.tx = tx
+        self.world = world
+        self.epochs: dict[int, int] = {}
+        """Page id -> the epoch that is right for the moment."""
+        self.reasons: dict[int, str | None] = {}
+        self.stirred: set[int] = set()
+        """Pages with a change somewhere behind them, even if it was cut off on the way."""
+
+
+class _Run(NamedTuple):
+    """A recipe's result on its way to publication."""
+
+    value: Tensor
+    epochs: Mapping[Entry, int]
+    code: str
+    reason: str | None
+    seconds: float
+
+
+class Counts:
+    """How often the engine did what, since the memory was opened."""
+
+    __slots__ = ("cut_off", "failed", "recomputed", "seconds", "unchanged")
+
+    def __init__(self) -> None:
+        self.recomputed = 0
+        self.unchanged = 0
+        self.cut_off = 0
+        self.failed = 0
+        self.seconds = 0.0
+
+
+class Engine:
+    """Keeps derived pages right, when they are read.
+
+    Thread safety: every method may be called from any thread. One thread computes a page, others
+    wait for it; no lock is held while a recipe runs.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.topology = Topology()
+        self.world = 0
+        """Moves when code changed: quick checks made before no longer count."""
+        self.running = Running()
+        self.counts = Counts()
+
+    def read(self, entry: Entry) -> Tensor:
+        """The value of any page, for reading: a detached alias.
+
+        Inside a recipe the value is that of the recipe's moment, and the page becomes its input.
+
+        Raises:
+            RecipeError, RecipeNotLoadedError, CycleDetectedError, PageMutatedError.
+        """
+        frame = self.running.frame
+        if frame is not None and frame.engine is self:
+            return frame.reader.read_inside(frame, entry)
+        node = self.topology.nodes.get(entry.info.id)
+        if node is None:
+            return self.router.read(entry)
+        while True:
+            if not self.is_fresh(node):
+                self.pull([node])
+            value = self.router.read_derived(entry)
+            if value is not None:
+                return value
+
+    def is_fresh(self, node: Node) -> bool:
+        """Whether the value is known to be right now, by a look at its roots and its code."""
+        tx = self.router.tx
+        cone = node.cone
+        if (
+            cone is None
+            or node.world != self.world
+            or node.topology != self.topology.version
+            or node.error is not None
+            or node.entry.tensor is None
+        ):
+            return False
+        for check in cone.checks:
+            if check() is not None:
+                return False
+        as_of = node.as_of
+        if as_of != tx:
+            for root in cone.roots:
+                if root.tx > as_of:
+                    return False
+            node.as_of = max(tx, node.as_of)
+        return True
+
+    def declare_again(self, node: Node, recipe: Recipe) -> None:
+        """Give an existing derived page a recipe: equal code keeps its value, other code does not.
+
+        Raises:
+            CycleDetectedError: an input depends on the page; nothing was changed.
+        """
+        with self.topology.lock:
+            extra = [entry for entry in node.inputs if entry not in node.declared]
+            same = node.code == recipe.digest
+            inputs = tuple(dict.fromkeys((*recipe.inputs, *(extra if same else ()))))
+            if inputs != node.inputs:
+                self.topology.connect(node, inputs)
+                node.seen = ()
+            if same and node.recipe is None:
+                node.outcome = Outcome("attached", None, (), node.as_of, 0.0, None)
+            node.declared, node.recipe = recipe.inputs, recipe
+            node.label, node.kind = recipe.label, recipe.kind
+            self.topology.version += 1
+            self.world += 1
+
+    def tell_stale(self, pages: Sequence[int]) -> None:
+        """Tell subscribers which derived pages a change left stale."""
+        for node in self.topology.downstream(pages):
+            self.router.events.emit(EventType.STALE, {"page": node.name, "tx": self.router.tx})
+
+    def is_right(self, node: Node) -> bool:
+        """Whether nothing behind a page changed since its value was computed; runs nothing."""
+        if self.is_fresh(node):
+            return True
+        for item in self.topology.order([node]):
+            recipe = item.recipe
+            if not self._has_value(item) or item.seen != tuple(e.content for e in item.inputs):
+                return False
+            if recipe is not None and (
+                recipe.untracked or item.code != recipe.digest or recipe.changed() is not None
+            ):
+                return False
+        return True
+
+    def pull(self, targets: Sequence[Node], *, keep_going: bool = False) -> list[Exception]:
+        """Make every page of `targets` right for one moment not before the call.
+
+        Raises the first failure; with `keep_going` what can be computed is, and the failures are
+        returned.
+        """
+        while True:
+            try:
+                return self._pull(targets, keep_going)
+            except _Restart:
+                continue
+
+    def _pull(self, targets: Sequence[Node], keep_going: bool) -> list[Exception]:
+        pull = _Pull(self.router.tx, self.world)
+        failures: list[Exception] = []
+        failed: set[int] = set()
+        with plain_torch():
+            for node in self.topology.order(targets):
+                if failed and any(entry.info.id in failed for entry in node.inputs):
+                    failed.add(node.id)
+                    continue
+                try:
+                    self._settle(node, pull)
+                except MMSBError as error:
+                    if not keep_going:
+                        raise
+                    failures.append(error)
+                    failed.add(node.id)
+        return failures
+
+    def _settle(self, node: Node, pull: _Pull) -> None:
+        """Make one node right for the pull's moment; its inputs are. Leaves its epoch there."""
+        now = self._input_epochs(node, pull)
+        reason = self._code_change(node, pull)
+        if reason is None and node.seen == now and self._has_value(node):
+            self._cut_off(node, pull)
+            return
+        self._take_off(node)
+        try:
+            if node.as_of > pull.tx:
+                raise _Restart  # another thread published a later value meanwhile
+            self._compute(node, pull, dict(zip(node.inputs, now, strict=True)), reason)
+        finally:
+            flight, node.flight = node.flight, None
+            if flight is not None:
+                flight.landed.set()
+        pull.epochs[node.id] = node.entry.epoch
+        pull.stirred.add(node.id)
+
+    def _input_epochs(self, node: Node, pull: _Pull) -> tuple[int, ...]:
+        epochs = pull.epochs
+        for entry in node.inputs:
+            page = entry.info.id
+            if page not in epochs:
+                if page in self.topology.nodes:  # an edge that a recipe made during this pull
+                    raise _Restart
+                epochs[page] = self.router.epoch_at(entry, pull.tx)
+            if entry.tx > node.as_of:
+                pull.stirred.add(page)
+        return tuple(epochs[entry.info.id] for entry in node.inputs)
+
+    def _has_value(self, node: Node) -> bool:
+        return node.entry.tensor is not None and node.error is None
+
+    def _code_change(self, node: Node, pull: _Pull) -> str | None:
+        recipe = node.recipe
+        if recipe is None:
+            return None
+        key = id(getattr(recipe.changed, "__self__", recipe))
+        if key not in pull.reasons:
+            pull.reasons[key] = recipe.changed()
+        reason = pull.reasons[key]
+        if reason is None and recipe.untracked:
+            return f"it refers to {recipe.untracked[0]}, which cannot be watched"
+        if reason is None and node.code and node.code != recipe.digest:
+            return "its recipe was declared with other code"
+        return reason
+
+    def _cut_off(self, node: Node, pull: _Pull) -> None:
+        """No input changed: the value is right for the pull's moment as it stands."""
+        stirred = any(entry.info.id in pull.stirred for entry in node.inputs)
+        if stirred and node.as_of < pull.tx:
+            pull.stirred.add(node.id)
+            self.counts.cut_off += 1
+            node.outcome = Outcome("cut off", None, (), pull.tx, 0.0, None)
+            self.router.events.emit(EventType.CUT_OFF, {"page": node.name, "tx": pull.tx})
+        pull.epochs[node.id] = node.entry.epoch
+        node.as_of, node.world = max(pull.tx, node.as_of), pull.world
+        self._look(node)
+
+    def _look(self, node: Node) -> None:
+        version = self.topology.version
+        if node.topology != version:
+            node.cone = self.topology.cone(node)
+            node.topology = version
+
+    def _take_off(self, node: Node) -> None:
+        """Become the one thread that computes `node`; if another is, wait for it and restart."""
+        with self.topology.lock:
+            flight = node.flight
+            if flight is None:
+                node.flight = Flight()
+                return
+        if flight.thread == threading.get_ident():
+            raise CycleDetectedError(
+                f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
+            )
+        flight.landed.wait()
+        raise _Restart
+
+    def _compute(
+        self, node: Node, pull: _Pull, epochs: Mapping[Entry, int], reason: str | None
+    ) -> None:
+        """Run the recipe for the pull's moment and publish. The caller holds the flight."""
+        recipe = node.recipe
+        if recipe is None:
+            raise self._not_loaded(node, epochs)
+        if reason is not None and recipe.changed() is not None:
+            recipe = self._refresh(node, recipe, reason)
+            pull.world = self.world
+        values = [self._value_at(entry, pull.tx, epochs[entry]) for entry in recipe.inputs]
+        frame = Frame(self, self, node, pull.tx)
+        began = time.perf_counter()
+        try:
+            value = adopt(self._run(node, recipe, values, frame), node.name)
+        except Exception as error:
+            raise self._failed(node, error, pull.tx) from error
+        seconds = time.perf_counter() - began
+        if node.recipe is not recipe:
+            raise _Restart  # the page was declared anew meanwhile
+        self._note_reads(node, frame)
+        run = _Run(value, {**epochs, **frame.reads}, recipe.digest, reason, seconds)
+        if recipe.changed() is not None:  # its code changed while it ran: right for this read only
+            run = run._replace(code="changed while it ran")
+        self._publish(node, run, pull)
+
+    def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
+        """Take note of changed code: whoever depended on the old is looked at again."""
+        node.recipe = recipe.refreshed()
+        with self.topology.lock:
+            self.topology.version += 1
+            self.world += 1
+        self.router.events.emit(
+            EventType.WORLD_CHANGED, {"page": node.name, "reason": reason, "world": self.world}
+        )
+        return node.recipe
+
+    def _run(self, node: Node, recipe: Recipe, values: list[Tensor], frame: Frame) -> Any:
+        versions = [value._version for value in values]  # noqa: SLF001 - the public counter
+        with self.running.inside(frame), self.router.recipe():
+            result = recipe.run(values)
+        for entry, value, version in zip(recipe.inputs, values, versions, strict=True):
+            if value._version != version:  # noqa: SLF001
+                self.router.repair(entry)
+                raise RecipeError(
+                    f"the recipe of page {node.name!r} wrote into its input {entry.info.name!r}, "
+                    "whose committed value was put back. Work on input.clone().",
+                    page_id=node.id,
+                )
+        return result
+
+    def _publish(self, node: Node, run: _Run, pull: _Pull) -> None:
+        entry = node.entry
+        now = tuple(run.epochs.get(item, -1) for item in node.inputs)
+        before = dict(zip(node.inputs, node.seen, strict=False))
+        old = entry.tensor if entry.is_unwritten() else None
+        region = difference(old, run.value)
+        what = "computed" if old is None else "recomputed"
+        with self.router.table.lock:
+            if old is not None and region.empty and Spec.of(run.value) == Spec.of(old):
+                what = "unchanged"
+            else:
+                self.router.publish(entry, run.value, region)
+            node.seen, node.code, node.error = now, run.code, None
+            node.as_of, node.world = pull.tx, pull.world
+        self._look(node)
+        moved = tuple(
+            (item.info.name, before.get(item, -1), epoch)
+            for item, epoch in zip(node.inputs, now, strict=True)
+            if before.get(item, -1) != epoch
+        )
+        node.outcome = Outcome(what, run.reason, moved, pull.tx, run.seconds, region)
+        self.counts.recomputed += 1
+        self.counts.unchanged += what == "unchanged"
+        self.counts.seconds += run.seconds
+        if self.router.events.listening:
+            self.router.events.emit(
+                EventType.RECOMPUTED,
+                {
+                    "page": node.name,
+                    "tx": pull.tx,
+                    "what": what,
+                    "region": str(region),
+                    "seconds": run.seconds,
+                },
+            )
+
+    def _note_reads(self, node: Node, frame: Frame) -> None:
+        inputs = tuple(dict.fromkeys((*node.declared, *frame.reads)))
+        if inputs != node.inputs:
+            self.topology.connect(node, inputs)
+
+    def _value_at(self, entry: Entry, tx: int, epoch: int) -> Tensor:
+        """An input's value at the pull's moment, for a recipe to read."""
+        if entry.info.id not in self.topology.nodes:
+            return self.router.read_at(entry, tx)
+        with self.router.table.lock:
+            if entry.tensor is None or entry.epoch != epoch or not entry.is_unwritten():
+                raise _Restart
+            return entry.alias()
+
+    def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
+        """A read by a running recipe: at its moment, and from now on an input of its page."""
+        self._connect(frame.node, entry)
+        node = self.topology.nodes.get(entry.info.id)
+        if node is None:
+            frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
+            return self.router.read_at(entry, frame.tx)
+        pull = _Pull(frame.tx, self.world)
+        for item in self.topology.order([node]):
+            self._settle(item, pull)
+        frame.reads[entry] = pull.epochs[node.id]
+        return self._value_at(entry, frame.tx, pull.epochs[node.id])
+
+    def _connect(self, node: Node, entry: Entry) -> None:
+        if entry in node.inputs:
+            return
+        with self.topology.lock:
+            self.topology.check_acyclic(node, entry)
+            entry.watched = True
+            node.inputs = (*node.inputs, entry)
+            self.topology.version += 1
+
+    def _failed(self, node: Node, error: Exception, tx: int) -> Exception:
+        self.counts.failed += 1
+        message = (
+            error.message if isinstance(error, MMSBError) else f"{type(error).__name__}: {error}"
+        )
+        own = isinstance(error, RecipeError) and error.page_id == node.id
+        raised = (
+            error
+            if own or isinstance(error, CycleDetectedError)
+            else RecipeError(
+                f"page {node.name!r}: its recipe {node.label} failed as of transaction {tx}: {message}. "
+                "The page stays stale and is tried again at the next read; every other page is as it "
+                "was.",
+                page_id=node.id,
+            )
+        )
+        node.error = raised
+        node.outcome = Outcome("failed", str(message), (), tx, 0.0, None)
+        self.router.events.emit(
+            EventType.ERROR, {"page": node.name, "tx": tx, "error": str(message)}
+        )
+        return raised
+
+    def _not_loaded(self, node: Node, epochs: Mapping[Entry, int]) -> RecipeNotLoadedError:
+        before = dict(zip(node.inputs, node.seen, strict=False))
+        moved = [e.info.name for e in node.inputs if before.get(e) != epochs.get(e)]
+        why = f"{', '.join(map(repr, moved))} changed" if moved else "it has no value yet"
+        return RecipeNotLoadedError(
+            f"page {node.name!r} is stale ({why}), and its recipe {node.label} has not been "
+            "declared since the memory was opened. Declare it again with mem.derive(...).",
+            page_id=node.id,
+        )

@@ -1,0 +1,165 @@
+"""Why a page has the value it has: which edits, through which pages, what was done, at what cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmsb_torch.graph.engine import Engine
+from mmsb_torch.graph.node import Node
+from mmsb_torch.runtime.state import Entry
+
+
+_PHRASES = {
+    "computed": "computed for the first time",
+    "unchanged": "recomputed with an equal result, so what depends on it is cut off",
+    "cut off": "cut off, not recomputed: no bit of its inputs changed",
+    "attached": "its stored value was kept: declared again with equal code",
+    "failed": "its recipe failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A change of a page by somebody, not by a recipe."""
+
+    page: str
+    tx: int
+    epoch: int
+    label: str | None
+    region: str
+    source: str
+
+    def __str__(self) -> str:
+        label = f" ({self.label!r})" if self.label else ""
+        done = {"create": "created", "restore": "restored", "load": "loaded"}
+        return f"{self.page!r} {done.get(self.source, 'edited')} in transaction {self.tx}{label}: {self.region}"
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The answer of `mem.why(page)`: print it, or use its fields (`as_dict`)."""
+
+    page: str
+    status: str
+    """"root", "fresh", "stale", "failed", "new" (never computed) or "unbound" (no recipe yet)."""
+    what: str
+    """What was last done ("computed", "recomputed", "unchanged", "cut off", "attached",
+    "failed"), or what the next read would do."""
+    reason: str | None
+    """What changed in the code, or what went wrong."""
+    edits: tuple[Edit, ...]
+    """The edits behind it, newest first."""
+    through: tuple[Why, ...] = ()
+    """The same for the derived pages between the edits and this page."""
+    seconds: float = 0.0
+    """What computing the value took."""
+    rows: str | None = None
+    """What differs from the value before."""
+    inputs: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as plain data."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "through"}
+        plain["edits"] = [
+            {name: getattr(edit, name) for name in edit.__slots__} for edit in self.edits
+        ]
+        return {**plain, "inputs": list(self.inputs), "through": [w.as_dict() for w in self.through]}
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines(""))
+
+    def _lines(self, indent: str) -> list[str]:
+        cost = f" in {self.seconds * 1e3:.2f} ms" if self.seconds else ""
+        rows = f", changed {self.rows}" if self.rows else ""
+        done = _PHRASES.get(self.what, self.what)
+        lines = [f"{indent}{self.page!r} is {self.status}: {done}{cost}{rows}"]
+        if self.reason:
+            lines.append(f"{indent}  because {self.reason}")
+        lines += [f"{indent}  because {edit}" for edit in self.edits]
+        for via in self.through:
+            lines += via._lines(indent + "  ")
+        return lines
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def why(engine: Engine, entry: Entry) -> Why:
+    """Explain one page and, below it, the derived pages it was computed through."""
+    told: dict[int, Why] = {}
+    node = engine.topology.nodes.get(entry.info.id)
+    if node is None:
+        edits = _edits(engine, entry, 0)[:3]
+        return Why(entry.info.name, "root", f"a page of your own at epoch {entry.epoch}", None, edits)
+    for item in engine.topology.order([node]):
+        told[item.id] = _explain(engine, item, told)
+    return told[node.id]
+
+
+def status(engine: Engine, node: Node) -> str:
+    """One word for how a derived page stands."""
+    if node.error is not None:
+        return "failed"
+    if node.entry.tensor is None:
+        return "new" if node.recipe is not None else "unbound"
+    if engine.is_right(node):
+        return "fresh"
+    return "stale" if node.recipe is not None else "unbound"
+
+
+def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
+    state = status(engine, node)
+    outcome = node.outcome
+    before = dict(zip(node.inputs, node.seen, strict=False))
+    if state in {"fresh", "failed"} and outcome is not None:
+        what, reason, seconds = outcome.what, outcome.reason, outcome.seconds
+        rows = str(outcome.region) if outcome.region is not None else None
+        moved = {name: old for name, old, _ in outcome.inputs}
+    else:
+        what = {"new": "to be computed at the next read", "unbound": "its recipe is not declared"}
+        what, seconds, rows = what.get(state, "to be recomputed at the next read"), 0.0, None
+        reason = node.recipe.changed() if node.recipe is not None else None
+        moved = {
+            entry.info.name: before.get(entry, -1)
+            for entry in node.inputs
+            if before.get(entry, -1) != entry.content
+        }
+    edits: list[Edit] = []
+    through: list[Why] = []
+    for entry in dict.fromkeys(node.inputs):
+        above = told.get(entry.info.id)
+        if above is not None:
+            if (
+                entry.info.name in moved
+                or above.status != "fresh"
+                or (what == "cut off" and above.what in {"cut off", "unchanged"})
+            ):
+                through.append(above)
+        elif entry.info.name in moved:
+            edits += _edits(engine, entry, moved[entry.info.name])
+        elif what == "cut off":
+            edits += [e for e in _edits(engine, entry, before.get(entry, 0)) if e.source != "create"]
+    inputs = tuple(entry.info.name for entry in node.inputs)
+    return Why(
+        node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs
+    )
+
+
+def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tuple[Edit, ...]:
+    """The newest edits of a root page that moved it beyond `after_epoch`."""
+    log = engine.router.log
+    found: list[Edit] = []
+    for number in log.of_page(entry.info.id, log.last):
+        delta = log[number].delta_of(entry.info.id)
+        assert delta is not None
+        epoch = delta.base_epoch + 1
+        if epoch <= after_epoch and (found or delta.source != "create"):
+            break
+        region = str(delta.region)
+        found.append(
+            Edit(entry.info.name, number, epoch, log[number].label, region, delta.source)
+        )
+        if len(found) == most or delta.source == "create":
+            break
+    return tuple(found)

@@ -1,0 +1,112 @@
+"""A derived page's side of the graph: its recipe, its inputs, and what is known of its value."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mmsb_torch.runtime.state import Entry
+from mmsb_torch.types import Region
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.recipes import Recipe
+
+Check = Callable[[], str | None]
+"""Says what changed in the code that a value depends on, or None."""
+
+
+class Outcome(NamedTuple):
+    """What the engine last did with a derived page, and why."""
+
+    what: str
+    """"computed" (the first time), "recomputed", "unchanged" (recomputed, equal bits: whoever
+    depends on it is cut off), "cut off" (not run: no input changed), "attached" (declared again
+    with equal code), "failed"."""
+    reason: str | None
+    """What changed in its code, if that was the cause."""
+    inputs: tuple[tuple[str, int, int], ...]
+    """(page, epoch before, epoch now) of the inputs that changed; -1: not seen before."""
+    tx: int
+    """The value is that of this transaction."""
+    seconds: float
+    region: Region | None
+    """What differs from the value before."""
+
+
+class Cone(NamedTuple):
+    """What a derived page depends on in the end, for a quick check that nothing changed."""
+
+    roots: tuple[Entry, ...]
+    checks: tuple[Check, ...]
+
+
+class Flight:
+    """One computation under way: others wait for it instead of computing the same."""
+
+    __slots__ = ("landed", "thread")
+
+    def __init__(self) -> None:
+        self.landed = threading.Event()
+        self.thread = threading.get_ident()
+
+
+class Node:
+    """A derived page in the graph.
+
+    `seen` holds the epochs of `inputs` that the value was computed from and `code` the digest of
+    the recipe that computed it: the value is right for a moment exactly if both are those of that
+    moment. Only the thread that holds the node's flight writes the fields below it.
+    """
+
+    __slots__ = (
+        "as_of",
+        "code",
+        "cone",
+        "declared",
+        "entry",
+        "error",
+        "flight",
+        "inputs",
+        "kind",
+        "label",
+        "outcome",
+        "recipe",
+        "seen",
+        "topology",
+        "world",
+    )
+
+    def __init__(self, entry: Entry, recipe: Recipe | None, declared: tuple[Entry, ...]) -> None:
+        self.entry = entry
+        self.recipe = recipe
+        """None: reopened, and not declared since."""
+        self.label = recipe.label if recipe is not None else ""
+        self.kind = recipe.kind if recipe is not None else None
+        self.declared = declared
+        """Inputs by declaration."""
+        self.inputs = declared
+        """`declared` and the pages that the recipe was seen to read."""
+        self.flight: Flight | None = None
+        self.seen: tuple[int, ...] = ()
+        self.code = ""
+        self.as_of = -1
+        """The value was right at this transaction (and back to when it was computed)."""
+        self.world = -1
+        self.error: Exception | None = None
+        self.outcome: Outcome | None = None
+        self.cone: Cone | None = None
+        self.topology = -1
+
+    @property
+    def id(self) -> int:
+        """The page's id."""
+        return self.entry.info.id
+
+    @property
+    def name(self) -> str:
+        """The page's name."""
+        return self.entry.info.name
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name!r} as of {self.as_of}, {len(self.inputs)} inputs>"

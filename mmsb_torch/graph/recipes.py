@@ -1,0 +1,241 @@
+"""Recipes: how a derived page is made from its inputs, and how to tell that this changed.
+
+A recipe is a callable with pages bound to its parameters, or a *kind*: a function
+`fn(memory, page) -> Tensor` registered for all pages of that kind, whose inputs are the pages that
+it reads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import xxhash
+from torch import Tensor, nn
+
+from mmsb_torch.errors import InvalidRecipeError
+from mmsb_torch.instrumentation.code import Definition
+from mmsb_torch.runtime.state import Entry, Table
+
+
+class Recipe(Protocol):
+    """What the engine asks of a recipe."""
+
+    kind: str | None
+    """The registered kind, if it is one."""
+    label: str
+    """For people: `scores (analysis.py:12)`."""
+    inputs: tuple[Entry, ...]
+    """Pages bound by declaration."""
+    digest: str
+    """Code, constants and binding; equal digests make equal values from equal inputs."""
+    untracked: tuple[str, ...]
+    """What the recipe refers to that cannot be watched: such a recipe runs at every read."""
+    changed: Callable[[], str | None]
+    """What differs from `digest` now, or None. Called at every read: cheap."""
+
+    def refreshed(self) -> Recipe:
+        """The same recipe with the digest of its code as it is now."""
+        ...
+
+    def run(self, values: Sequence[Tensor]) -> Any:
+        """Call the user's function with the values of `inputs`."""
+        ...
+
+
+class CallRecipe:
+    """A callable with pages and constants bound to its parameters."""
+
+    kind: str | None = None
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        positional: tuple[Entry, ...],
+        keywords: Mapping[str, Entry],
+        constants: Mapping[str, Any],
+        definition: Definition,
+    ) -> None:
+        self.function = function
+        self.definition = definition
+        self.label = definition.label
+        self.inputs = (*positional, *keywords.values())
+        self.untracked = definition.opaque
+        self.changed = definition.changed
+        self._count = len(positional)
+        self._keywords = dict(keywords)
+        self._constants = dict(constants)
+        binding = [*(entry.info.id for entry in positional), "|"]
+        binding += [f"{name}={entry.info.id}" for name, entry in keywords.items()]
+        self.digest = _digest(definition.digest, *map(str, binding))
+
+    def refreshed(self) -> CallRecipe:
+        """The same call under the function's present definition."""
+        return CallRecipe(
+            self.function,
+            self.inputs[: self._count],
+            self._keywords,
+            self._constants,
+            self.definition.refresh(),
+        )
+
+    def run(self, values: Sequence[Tensor]) -> Any:
+        """Call the function."""
+        by_name = dict(zip(self._keywords, values[self._count :], strict=True))
+        return self.function(*values[: self._count], **by_name, **self._constants)
+
+
+class KindRecipe:
+    """The function registered for a kind of page, called with the memory and the page."""
+
+    inputs: tuple[Entry, ...] = ()
+
+    def __init__(self, kind: str, memory: Any, page: Any) -> None:
+        self.kind = kind
+        self._function, self._definition = _kind(kind)
+        self._memory, self._page = memory, page
+        self.label = self._definition.label
+        self.untracked = self._definition.opaque
+        self.digest = _digest(self._definition.digest, "kind", kind)
+
+    def changed(self) -> str | None:
+        """What changed: the registered function, or the code behind it."""
+        function = _KINDS.get(self.kind)
+        if function is None or function[0] is not self._function:
+            return f"kind {self.kind!r} was registered anew"
+        return self._definition.changed()
+
+    def refreshed(self) -> KindRecipe:
+        """The recipe of the kind as it is registered now."""
+        if _KINDS[self.kind][0] is self._function:
+            _KINDS[self.kind] = (self._function, self._definition.refresh())
+        return KindRecipe(self.kind, self._memory, self._page)
+
+    def run(self, values: Sequence[Tensor]) -> Any:
+        """Call the function with the memory and the page; what it reads becomes its inputs."""
+        del values
+        return self._function(self._memory, self._page)
+
+
+_KINDS: dict[str, tuple[Callable[..., Any], Definition]] = {}
+_kinds_lock = threading.Lock()
+
+
+def register_recomputation(kind: str, fn: Callable[[Any, Any], Tensor]) -> None:
+    """Say how pages of `kind` are computed: `fn(memory, page) -> Tensor`.
+
+    The pages that `fn` reads through `memory` become the page's inputs. Registering a kind again
+    with other code makes its pages stale; equal code keeps their values. Process-wide and
+    thread-safe; make such a page with `mem.page(name, kind=kind, metadata=...)`.
+
+    Raises:
+        InvalidRecipeError: `kind` is no non-empty string or `fn` is not callable.
+    """
+    if not isinstance(kind, str) or not kind:
+        raise InvalidRecipeError(f"a kind is a non-empty string, found {kind!r}")
+    if not callable(fn):
+        raise InvalidRecipeError(
+            f"kind {kind!r}: expected fn(memory, page) -> Tensor, found {fn!r}"
+        )
+    definition = Definition.of(fn)
+    with _kinds_lock:
+        _KINDS[kind] = (fn, definition)
+
+
+def is_registered(kind: str) -> bool:
+    """Whether a function is registered for `kind` in this process."""
+    return kind in _KINDS
+
+
+def _kind(kind: str) -> tuple[Callable[..., Any], Definition]:
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        known = ", ".join(map(repr, sorted(_KINDS))) or "none"
+        raise InvalidRecipeError(
+            f"no recomputation is registered for kind {kind!r} (known: {known}). "
+            f"Call mmsb.register_recomputation({kind!r}, fn) first."
+        ) from None
+
+
+def bind(
+    function: Callable[..., Any],
+    args: Sequence[Entry],
+    keywords: Mapping[str, Any],
+    table: Table,
+    definition: Definition | None = None,
+) -> CallRecipe:
+    """Bind pages to the parameters of `function`.
+
+    With no pages given, each parameter names a page; one that names none keeps its default.
+
+    Raises:
+        InvalidRecipeError: not callable, or the arguments do not fit its signature.
+        PageNotFoundError: a parameter without a default names no page.
+    """
+    if not callable(function):
+        raise InvalidRecipeError(f"a recipe is a callable or an nn.Module, found {function!r}")
+    pages = {name: value for name, value in keywords.items() if isinstance(value, Entry)}
+    constants = {name: value for name, value in keywords.items() if name not in pages}
+    signature = _signature(function)
+    if not args and not pages:
+        if signature is None:
+            raise InvalidRecipeError(
+                f"{function!r} tells no parameters: name its pages, mem.derive(f, page, ...)"
+            )
+        pages = _by_parameter(signature, constants, table)
+        constants = dict(constants)
+    elif signature is not None:
+        try:
+            signature.bind(*args, **keywords)
+        except TypeError as error:
+            raise InvalidRecipeError(f"recipe {_name(function)}: {error}") from None
+    if definition is None:
+        definition = Definition.of(function, constants)
+    return CallRecipe(function, tuple(args), pages, constants, definition)
+
+
+def _by_parameter(
+    signature: inspect.Signature, constants: Mapping[str, Any], table: Table
+) -> dict[str, Entry]:
+    pages = {}
+    for name, parameter in signature.parameters.items():
+        if name in constants or parameter.kind in {
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        }:
+            continue
+        entry = table.get(name)
+        if entry is None and parameter.default is not parameter.empty:
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise InvalidRecipeError(
+                f"parameter {name!r} is positional-only: name the pages, mem.derive(f, page, ...)"
+            )
+        pages[name] = entry if entry is not None else table.find(name)
+    return pages
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def default_name(function: Callable[..., Any]) -> str | None:
+    """The page name that a callable suggests; None for lambdas and the like."""
+    name = getattr(function, "__name__", None)
+    if name is None and isinstance(function, nn.Module):
+        name = type(function).__name__.lower()
+    return None if name is None or not name.isidentifier() else name
+
+
+def _digest(*parts: str) -> str:
+    return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())

@@ -1,0 +1,102 @@
+"""A recipe at work: under which flags it runs, what it reads, and what becomes of its result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import (
+    changed_rows,
+    copy_of,
+    is_own_memory,
+    require_dense,
+    same_bits,
+)
+from mmsb_torch.errors import RecipeError
+from mmsb_torch.graph.node import Node
+from mmsb_torch.runtime.state import Entry
+from mmsb_torch.types import Region
+
+
+class Frame:
+    """One run of a recipe: the moment it sees, and the pages it was seen to read."""
+
+    __slots__ = ("engine", "node", "reader", "reads", "tx")
+
+    def __init__(self, engine: Any, reader: Any, node: Node, tx: int) -> None:
+        self.engine = engine
+        self.reader = reader
+        """Who answers reads inside this run: `read_inside(frame, entry)`."""
+        self.node = node
+        self.tx = tx
+        self.reads: dict[Entry, int] = {}
+
+
+class Running(threading.local):
+    """The recipe that this thread is running, if any."""
+
+    frame: Frame | None = None
+
+    @contextmanager
+    def inside(self, frame: Frame) -> Iterator[None]:
+        """Run a recipe under `frame`."""
+        before, self.frame = self.frame, frame
+        try:
+            yield
+        finally:
+            self.frame = before
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """What recipes run under: no grad, no inference mode, no autocast."""
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+def adopt(result: Any, name: str) -> Tensor:
+    """A recipe's result as memory of our own: detached, contiguous, reachable by nobody else.
+
+    It is copied only when it is a view, is borrowed, or when the recipe kept a hold on it.
+
+    Raises:
+        RecipeError: not one dense tensor.
+    """
+    problem = require_dense(result)
+    if problem is not None:
+        raise RecipeError(
+            f"the recipe of page {name!r} returned {problem}: expected one dense torch.Tensor "
+            "on 'cpu' or 'cuda'. Return a tensor; make a derived page for each of several results."
+        )
+    value: Tensor = result
+    if (
+        value.is_contiguous()
+        and not value.is_conj()
+        and not value.is_neg()
+        and not value.is_inference()
+        and type(value) is Tensor
+        and is_own_memory(value)
+    ):
+        return value.detach() if value.requires_grad else value
+    return copy_of(value)
+
+
+def difference(old: Tensor | None, new: Tensor) -> Region:
+    """Where `new` differs from `old`, bit for bit, by rows; everything if it cannot be compared."""
+    shape = tuple(new.shape)
+    if old is None or old.dtype != new.dtype or old.shape != new.shape or old.device != new.device:
+        return Region.all(shape)
+    if new.dim() == 0 or new.numel() == 0:
+        return Region.none(shape) if same_bits(old, new) else Region.all(shape)
+    return Region.rows(shape, changed_rows(old, new))

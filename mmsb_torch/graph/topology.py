@@ -1,0 +1,159 @@
+"""Who depends on whom: edges, cycles, orders. Nothing here recurses, so depth has no limit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from mmsb_torch.errors import CycleDetectedError
+from mmsb_torch.graph.node import Check, Cone, Node
+from mmsb_torch.runtime.state import Entry
+
+_LARGEST_CONE = 64
+_ORDERS_KEPT = 32
+_LONGEST_KEPT = 4096
+
+
+class Topology:
+    """The derived pages of one memory and their edges.
+
+    `version` moves when an existing page gets other inputs or other code; cones and orders made
+    before are then made anew. Thread safety: edges change under `lock`; readers see each node's
+    inputs as one tuple.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.version = 0
+        self.nodes: dict[int, Node] = {}
+        self._orders: dict[tuple[int, ...], tuple[int, list[Node]]] = {}
+
+    def add(self, node: Node) -> None:
+        """Enter a new derived page. It has no dependants yet, so no cycle can arise."""
+        with self.lock:
+            for entry in node.inputs:
+                entry.watched = True
+            self.nodes[node.id] = node
+
+    def connect(self, node: Node, inputs: Sequence[Entry]) -> None:
+        """Replace the inputs of `node`.
+
+        Raises:
+            CycleDetectedError: an input depends on `node`; the message has the path.
+        """
+        with self.lock:
+            for entry in inputs:
+                self.check_acyclic(node, entry)
+                entry.watched = True
+            node.inputs = tuple(inputs)
+            self.version += 1
+
+    def check_acyclic(self, node: Node, entry: Entry) -> None:
+        """Raise CycleDetectedError if `entry` is `node`'s page or depends on it."""
+        came_from: dict[int, int] = {entry.info.id: 0}
+        waiting = [entry.info.id]
+        while waiting:
+            page = waiting.pop()
+            if page == node.id:
+                raise CycleDetectedError(self._cycle(node, came_from), page_id=node.id)
+            above = self.nodes.get(page)
+            for parent in above.inputs if above is not None else ():
+                if parent.info.id not in came_from:
+                    came_from[parent.info.id] = page
+                    waiting.append(parent.info.id)
+
+    def order(self, targets: Sequence[Node]) -> list[Node]:
+        """`targets` and every derived page they depend on, inputs first; do not write to it."""
+        key = tuple(node.id for node in targets)
+        kept = self._orders.get(key)
+        if kept is not None and kept[0] == self.version:
+            return kept[1]
+        version = self.version
+        order = self._sorted(targets)
+        if len(order) <= _LONGEST_KEPT and len(key) <= _LARGEST_CONE:
+            if len(self._orders) >= _ORDERS_KEPT:
+                self._orders.clear()
+            self._orders[key] = (version, order)
+        return order
+
+    def _sorted(self, targets: Iterable[Node]) -> list[Node]:
+        nodes = self.nodes
+        order: list[Node] = []
+        done: set[int] = set()
+        for target in targets:
+            stack: list[tuple[Node, int]] = [(target, 0)]
+            while stack:
+                node, position = stack.pop()
+                if node.id in done:
+                    continue
+                inputs = node.inputs
+                while position < len(inputs):
+                    above = nodes.get(inputs[position].info.id)
+                    position += 1
+                    if above is not None and above.id not in done:
+                        stack.append((node, position))
+                        stack.append((above, 0))
+                        break
+                else:
+                    done.add(node.id)
+                    order.append(node)
+        return order
+
+    def dependants(self) -> dict[int, list[Node]]:
+        """Page id -> the derived pages that read it, in order of their ids."""
+        below: dict[int, list[Node]] = {}
+        for _, node in sorted(self.nodes.items()):
+            for entry in dict.fromkeys(node.inputs):
+                below.setdefault(entry.info.id, []).append(node)
+        return below
+
+    def downstream(self, pages: Iterable[int]) -> list[Node]:
+        """Every derived page that depends on one of `pages`, near ones first."""
+        below = self.dependants()
+        found: dict[int, Node] = {}
+        waiting = list(pages)
+        for page in waiting:
+            for node in below.get(page, ()):
+                if node.id not in found:
+                    found[node.id] = node
+                    waiting.append(node.id)
+        return list(found.values())
+
+    def cone(self, node: Node) -> Cone | None:
+        """Roots and code checks of `node`, from those of its inputs; None if there are many.
+
+        The inputs' cones must be up to date: call it in topological order.
+        """
+        roots: dict[int, Entry] = {}
+        checks: dict[int, Check] = {}
+        if node.recipe is not None:
+            if node.recipe.untracked:  # runs at every read: no quick check may pass
+                return None
+            changed = node.recipe.changed
+            checks[id(getattr(changed, "__self__", changed))] = changed
+        for entry in node.inputs:
+            above = self.nodes.get(entry.info.id)
+            if above is None:
+                roots[entry.info.id] = entry
+            elif above.cone is None:
+                return None
+            else:
+                roots.update((root.info.id, root) for root in above.cone.roots)
+                checks.update((id(getattr(c, "__self__", c)), c) for c in above.cone.checks)
+            if len(roots) > _LARGEST_CONE or len(checks) > _LARGEST_CONE:
+                return None
+        return Cone(tuple(roots.values()), tuple(checks.values()))
+
+    def _cycle(self, node: Node, came_from: dict[int, int]) -> str:
+        path = [node.name]
+        page = came_from[node.id]
+        while page:
+            path.append(self.nodes[page].name)
+            page = came_from[page]
+        path.append(node.name)
+        # `came_from` walks from the page that was asked for up to its inputs
+        chain = " -> ".join(repr(name) for name in [path[0], *path[1:]])
+        return (
+            f"page {node.name!r} would depend on itself: {chain}. "
+            "A derived page can only read pages that do not need it; break the loop."
+        )

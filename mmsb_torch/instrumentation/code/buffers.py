@@ -1,0 +1,190 @@
+"""Tensors, arrays and generators: values that are written in place.
+
+They are compared by content at each check. Version counters are not enough: fused optimizers,
+`.data` and aliases through numpy write without moving them.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import random
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from .encoding import atom, digest, frame, framed, text
+from .walk import Label, Walk
+
+_PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_NUMPY_DTYPES = {torch.float32, torch.float64, torch.int64, torch.int32, torch.bool}
+_CHUNK = 1 << 20
+_LOCAL = threading.local()
+# Numpy and data_ptr count as writes to a copy-on-write tensor, and end its watch for writes.
+_is_copy_on_write: Callable[[Tensor], bool] = getattr(
+    torch._C,  # noqa: SLF001 - nothing public tells; without it the tensor is read directly
+    "_is_cow_tensor",
+    lambda _: False,
+)
+
+
+def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
+    """A dense tensor by dtype, layout in memory, device, flags and bytes; others by identity."""
+    if type(tensor) not in _PLAIN_TENSORS or not _is_dense(tensor):
+        walk.identify(tensor, label)
+        return
+    state = walk.guards.content(label, functools.partial(_read_tensor, tensor))
+    walk.write(label, frame(type(tensor).__name__, text(repr(state))))
+    attributes = vars(tensor)
+    entries = tuple(attributes.items())
+    walk.guards.elements(attributes.keys(), attributes)
+    if entries:
+        walk.guards.elements(attributes.values(), attributes.values())
+    for name, value in entries:
+        part = label.attribute(name)
+        walk.write(part, frame("attribute", text(name), walk.refer(value, part)))
+
+
+def visit_gradient(walk: Walk, tensor: Tensor, label: Label) -> None:
+    """The gradient of a tensor, for code that reads one."""
+    part = Label("gradient of", label.name)
+    walk.guards.lookup(_gradient, tensor, tensor.grad)
+    walk.enter(part, "gradient", tensor.grad)
+
+
+def visit_array(walk: Walk, value: np.ndarray[Any, Any], label: Label) -> None:
+    """An array by dtype, layout and bytes; an array of objects by its elements."""
+    if value.dtype.hasobject and value.dtype.kind == "O" and type(value) is np.ndarray:
+        elements = tuple(_Elements(value))
+        walk.guards.elements(_Elements(value), elements)
+        layout = walk.guards.content(label, functools.partial(_layout, value))
+        described = text(repr(layout))
+        parts = [walk.refer(element, label) for element in elements]
+        walk.write(label, framed("objects", [described, *parts]))
+    elif type(value) in {np.ndarray, np.memmap} and not value.dtype.hasobject:
+        state = walk.guards.content(label, functools.partial(_read_array, value))
+        walk.write(label, frame(type(value).__name__, text(repr(state))))
+    else:
+        walk.identify(value, label)
+
+
+def visit_bytes(walk: Walk, value: bytearray | array.array[Any], label: Label) -> None:
+    """A bytearray or an `array.array`."""
+    state = walk.guards.content(label, functools.partial(_read_bytes, value))
+    walk.write(label, frame(type(value).__name__, text(repr(state))))
+
+
+def visit_generator(walk: Walk, value: Any, label: Label) -> None:
+    """A random generator of torch, numpy or the standard library, by its state."""
+    state = walk.guards.content(label, functools.partial(_READERS[type(value)], value))
+    walk.write(label, frame(type(value).__name__, text(repr(state))))
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_nested
+
+
+def _gradient(tensor: Tensor, default: object) -> object:
+    return tensor.grad
+
+
+def _read_tensor(tensor: Tensor) -> Hashable:
+    plain = tensor.detach()
+    return (
+        b"" if plain.is_meta else _tensor_digest(plain),
+        plain.dtype,
+        plain.shape,
+        plain.stride(),
+        plain.device,
+        tensor.requires_grad,
+        plain.is_conj(),
+        plain.is_neg(),
+    )
+
+
+def _tensor_digest(tensor: Tensor) -> bytes:
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    if not tensor.is_cpu:
+        tensor = tensor.cpu()
+    tensor = tensor.contiguous()
+    if _is_copy_on_write(tensor):
+        return _copied_digest(tensor.view(-1).view(torch.uint8))
+    if tensor.dtype not in _NUMPY_DTYPES:
+        tensor = tensor.view(-1).view(torch.uint8)
+    return digest(tensor.numpy())
+
+
+def _copied_digest(flat: Tensor) -> bytes:
+    """The digest by way of a buffer that stays in cache, filled without touching the source."""
+    buffer = getattr(_LOCAL, "buffer", None)
+    if buffer is None:
+        buffer = _LOCAL.buffer = torch.empty(_CHUNK, dtype=torch.uint8)
+    view = buffer.numpy()
+    state = xxhash.xxh3_128()
+    for start in range(0, flat.numel(), _CHUNK):
+        chunk = flat[start : start + _CHUNK]
+        buffer[: chunk.numel()].copy_(chunk)
+        state.update(view[: chunk.numel()])
+    return state.digest()
+
+
+def _read_array(value: np.ndarray[Any, Any]) -> Hashable:
+    data = np.ascontiguousarray(value).reshape(-1).view(np.uint8) if value.size else b""
+    return digest(data), _layout(value)
+
+
+def _layout(value: np.ndarray[Any, Any]) -> Hashable:
+    return repr(value.dtype), value.shape, value.strides
+
+
+class _Elements:
+    """The elements of an array of objects, as they are at each iteration."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._array.ravel().tolist())
+
+
+def _read_bytes(value: bytearray | array.array[Any]) -> Hashable:
+    return digest(value), len(value), getattr(value, "typecode", "")
+
+
+def _torch_state(value: torch.Generator) -> Hashable:
+    return digest(value.get_state().numpy()), value.device
+
+
+def _numpy_state(value: Any) -> Hashable:
+    state = value.get_state(legacy=False) if hasattr(value, "get_state") else None
+    return _state_bytes(value.bit_generator.state if state is None else state)
+
+
+def _state_bytes(state: object) -> bytes:
+    if isinstance(state, dict):
+        return framed("state", (_state_bytes(part) for item in state.items() for part in item))
+    if isinstance(state, np.ndarray):
+        return digest(np.ascontiguousarray(state))
+    data = atom(state)
+    if data is None:
+        raise TypeError(f"a generator's state holds {type(state)}")
+    return data
+
+
+def _python_state(value: random.Random) -> Hashable:
+    return digest(atom(value.getstate()))
+
+
+_READERS: dict[type, Callable[[Any], Hashable]] = {
+    torch.Generator: _torch_state,
+    np.random.Generator: _numpy_state,
+    np.random.RandomState: _numpy_state,
+    random.Random: _python_state,
+}
+GENERATORS = tuple(_READERS)

@@ -1,0 +1,180 @@
+"""Which modules are libraries, their versions, and the names of what lives in them.
+
+A library is the standard library, anything under site-packages, and this package. Its functions
+and classes are identified by qualified name and version; everything else is user code, identified
+by what it does. An editable install is user code.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import platform
+import sys
+import sysconfig
+import types
+from pathlib import PurePath
+from typing import Any
+
+from .encoding import frame, text
+from .identity import MISSING
+
+_STANDARD = tuple(
+    sysconfig.get_path(name) for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)
+)
+_OURS = {"mmsb_torch": "mmsb-torch", "mmsb_kernels": "mmsb-torch"}
+# The operators that torch brings along, and ours; any other namespace is somebody's extension.
+_TORCH_OPERATORS = {"aten", "prim", "prims", "higher_order"}
+_OUR_OPERATORS = {"mmsb"}
+
+
+def library_of(module: str) -> str | None:
+    """Name and version of the library that the module of this name belongs to; None: user code."""
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return _unloaded(module.partition(".")[0])
+    return _library(module, _file_of(loaded))
+
+
+def is_library_file(filename: str) -> bool:
+    """Whether code of this file name (`co_filename`) belongs to a library."""
+    return filename.startswith("<frozen ") or _place(filename) is not None
+
+
+def name_of(value: object) -> bytes | None:
+    """Canonical bytes of a library function, class or the like; None for user code.
+
+    It is one only if looking its own qualified name up in its own module finds that very object:
+    a wrapper that carries a library's name, or a user's function put in its place, is not.
+    """
+    module, qualname = _spelled(value)
+    if module is None or qualname is None or module == "__main__" or not is_genuine(value):
+        return None
+    namespace = sys.modules.get(module)
+    if namespace is None:
+        return None
+    for name in dict.fromkeys((qualname, qualname.rpartition(".")[2])):
+        if lookup(namespace, name) is value:
+            library = library_of(module)
+            return None if library is None else located(library, f"{module}:{name}")
+    return None
+
+
+def is_genuine(value: object) -> bool:
+    """False for a user's function that `functools.wraps` gave a library's name."""
+    while isinstance(value, types.FunctionType):
+        if not is_library_file(value.__code__.co_filename):
+            return False
+        value = value.__dict__.get("__wrapped__")
+    return True
+
+
+def located(library: str, place: str) -> bytes:
+    """Canonical bytes of a place in a library."""
+    return frame("library", text(library), text(place))
+
+
+def lookup(namespace: Any, qualname: str) -> object:
+    """What `qualname` names in a module, without running any `__getattr__`; else `MISSING`."""
+    found: object = namespace
+    for part in qualname.split("."):
+        if not isinstance(found, (types.ModuleType, type)):
+            return MISSING
+        found = vars(found).get(part, MISSING)
+        if isinstance(found, (staticmethod, classmethod)):
+            found = found.__func__
+    return found
+
+
+def _spelled(value: object) -> tuple[str | None, str | None]:
+    owner = getattr(value, "__self__", None)
+    bound = owner is not None and not isinstance(owner, (type, types.ModuleType))
+    # A method of a hidden instance (`random.random`) is sought in the module of its class.
+    module = getattr(type(owner) if bound else value, "__module__", None)
+    if module is None and isinstance(owner, types.ModuleType):
+        module = owner.__name__
+    name = getattr(value, "__name__" if bound else "__qualname__", None)
+    return (
+        module if isinstance(module, str) else None,
+        name if isinstance(name, str) else None,
+    )
+
+
+def _file_of(module: types.ModuleType) -> str | None:
+    file = vars(module).get("__file__")
+    if isinstance(file, str):
+        return file
+    try:
+        return next(iter(vars(module).get("__path__", ())), None)
+    except (TypeError, KeyError):
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _library(module: str, file: str | None) -> str | None:
+    top = module.partition(".")[0]
+    if top in _OURS:
+        return f"{top} {_distribution(_OURS[top])}"
+    if top.startswith("__"):
+        return None
+    if file is None:
+        return _fileless(module, top)
+    place = _place(file)
+    if place == "python":
+        return f"python {platform.python_version()}"
+    version = None if place is None else _version(top)
+    # A loose file in site-packages has no version that would tell one state from another.
+    return None if version is None else f"{top} {version}"
+
+
+def _fileless(module: str, top: str) -> str | None:
+    if top in sys.builtin_module_names or top in sys.stdlib_module_names:
+        return f"python {platform.python_version()}"
+    package = sys.modules.get(top)
+    if module == top or package is None:
+        return None
+    if module.startswith(("torch.ops.", "torch.classes.")):
+        namespace = module.split(".")[2]
+        if namespace in _OUR_OPERATORS:
+            return _library("mmsb_torch", None)
+        if namespace not in _TORCH_OPERATORS:
+            return None
+    return _library(top, _file_of(package))
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(file: str) -> str | None:
+    if {"site-packages", "dist-packages"} & set(PurePath(file).parts):
+        return "site"
+    return "python" if file.startswith(_STANDARD) else None
+
+
+def _version(top: str) -> str | None:
+    module = sys.modules.get(top)
+    version = None if module is None else vars(module).get("__version__")
+    return str(version) if isinstance(version, str) else _distribution(top)
+
+
+@functools.cache
+def _distribution(name: str) -> str | None:
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and seldom needed
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        names = metadata.packages_distributions().get(name)
+        return None if not names else metadata.version(names[0])
+
+
+def _unloaded(top: str) -> str | None:
+    """The library a module would come from; only the finders run, never the module."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    file = spec.origin if spec.has_location else None
+    if file is None and spec.submodule_search_locations is not None:
+        file = next(iter(spec.submodule_search_locations), None)
+    return _library(top, file)

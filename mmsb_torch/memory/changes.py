@@ -1,0 +1,91 @@
+"""Several changes that commit together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from mmsb_torch.errors import TransactionError
+from mmsb_torch.runtime.state import stage
+from mmsb_torch.types import Delta, compose
+
+if TYPE_CHECKING:
+    from mmsb_torch.memory.memory import Memory
+    from mmsb_torch.memory.page import Page
+
+
+class Changes:
+    """The `tx` of `with mem.commit() as tx`: collects updates, commits them when the block ends.
+
+    Inside the block reads see the state before it. An exception leaves everything as it was.
+    Values are checked and copied by `update` at once. For one thread; usable once.
+    """
+
+    def __init__(
+        self, memory: Memory, label: str | None, step: int | None, metadata: Mapping[str, Any]
+    ) -> None:
+        self._memory = memory
+        self._label, self._step, self._metadata = label, step, metadata
+        self._deltas: dict[int, Delta] = {}
+        self._epochs: dict[int, int] = {}
+        self._state = "new"
+        self.number: int | None = None
+        """The transaction's number, once it is committed (None before, or if nothing was)."""
+
+    def update(
+        self,
+        page: Page | str,
+        values: Any,
+        *,
+        rows: Any = None,
+        indices: Any = None,
+        mask: Any = None,
+        epoch: int | None = None,
+    ) -> None:
+        """As `mem.update`, to be committed with the rest.
+
+        A page may be updated several times: in order, composed into one delta and one epoch.
+        """
+        if self._state != "open":
+            raise TransactionError(
+                f"this transaction is {self._state}: expected a call inside its `with` block. "
+                "Use `with mem.commit() as tx: tx.update(...)`."
+            )
+        entry = self._memory._entry(page)  # noqa: SLF001 - one facade
+        delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
+        before = self._deltas.get(entry.info.id)
+        self._deltas[entry.info.id] = delta if before is None else compose(before, delta)
+        if epoch is not None:
+            self._epochs[entry.info.id] = epoch
+
+    def __enter__(self) -> Self:
+        if self._state != "new":
+            raise TransactionError(f"this transaction is {self._state}: make a new mem.commit()")
+        self._memory._router.check_writable()  # noqa: SLF001
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._state = "abandoned"
+            self._deltas.clear()
+            return
+        self._state = "committed"
+        if not self._deltas and self._label is None and self._step is None and not self._metadata:
+            return
+        self.number = self._memory._commit(  # noqa: SLF001
+            list(self._deltas.values()),
+            label=self._label,
+            step=self._step,
+            metadata=self._metadata,
+            epochs=self._epochs,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Changes {self._state}: {len(self._deltas)} pages>"

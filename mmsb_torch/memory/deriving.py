@@ -1,0 +1,115 @@
+"""Declaring derived pages: a new one, the same again, or another recipe for one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmsb_torch.errors import HistoryError, InvalidRecipeError, PageExistsError
+from mmsb_torch.graph import (
+    KindRecipe,
+    Node,
+    Recipe,
+    bind,
+    default_name,
+    is_registered,
+)
+from mmsb_torch.memory import making
+from mmsb_torch.memory.page import Page
+from mmsb_torch.runtime.state import Entry
+from mmsb_torch.types import EventType
+
+if TYPE_CHECKING:
+    from mmsb_torch.memory.memory import Memory
+
+
+def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    """What `Memory.derive` does; without a function it returns a decorator."""
+    memory._router.check_open()  # noqa: SLF001 - one facade
+    if function is None:
+        if args:
+            raise InvalidRecipeError("mem.derive(None, ...): expected a callable first")
+        return lambda decorated: derive(memory, decorated, (), options)
+    options = dict(options)
+    name = options.pop("name", None) or default_name(function)
+    metadata = options.pop("metadata", None)
+    if name is None:
+        raise InvalidRecipeError(
+            f"{function!r} suggests no page name: pass name=, as in mem.derive(f, page, name='y')"
+        )
+    inputs = tuple(memory._entry(page) for page in args)  # noqa: SLF001
+    keywords = {
+        key: memory._entry(value) if isinstance(value, Page) else value  # noqa: SLF001
+        for key, value in options.items()
+    }
+    recipe = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
+    return memory._handle(declare(memory, name, recipe, metadata))  # noqa: SLF001
+
+
+def of_kind(
+    memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None
+) -> Entry:
+    """Make (or bind again) a derived page of a registered kind."""
+    existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
+    if existing is None:
+        entry = _new_entry(memory, name, metadata)
+        recipe = KindRecipe(kind, memory, memory._unlisted(entry))  # noqa: SLF001
+        return _enter(memory, entry, recipe)
+    return declare(memory, name, KindRecipe(kind, memory, memory._handle(existing)), metadata)  # noqa: SLF001
+
+
+def bind_registered_kinds(memory: Memory) -> None:
+    """After reopening: bind the pages whose kind is registered in this process already."""
+    for node in list(memory._engine.topology.nodes.values()):  # noqa: SLF001
+        if node.kind is not None and is_registered(node.kind):
+            of_kind(memory, node.name, node.kind, None)
+
+
+def declare(
+    memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, Any] | None
+) -> Entry:
+    """Give page `name` this recipe, making the page if there is none."""
+    existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
+    if existing is None:
+        return _enter(memory, _new_entry(memory, name, metadata), recipe)
+    node = memory._engine.topology.nodes.get(existing.info.id)  # noqa: SLF001
+    if node is None:
+        raise PageExistsError(
+            f"page {name!r} exists and is no derived page: expected an unused name or a derived "
+            "page's. Choose another name=.",
+            page_id=existing.info.id,
+        )
+    memory._engine.declare_again(node, recipe)  # noqa: SLF001
+    return existing
+
+
+def _new_entry(memory: Memory, name: str, metadata: Mapping[str, Any] | None) -> Entry:
+    making.check_name(name)
+    plain = making.check_metadata(name, metadata)
+    router = memory._router  # noqa: SLF001
+    with router.creating:
+        return Entry(making.new_info(router.table.take_id(None), name, None, plain))
+
+
+def _enter(memory: Memory, entry: Entry, recipe: Recipe) -> Entry:
+    router, topology = memory._router, memory._engine.topology  # noqa: SLF001
+    with router.creating, router.table.lock:
+        router.check_open()
+        there = router.table.get(entry.info.name)
+        if there is None:
+            router.table.add(entry)
+            topology.add(Node(entry, recipe, recipe.inputs))
+    if there is not None:  # another thread declared it meanwhile
+        return declare(memory, entry.info.name, recipe, None)
+    router.events.emit(
+        EventType.DERIVED, {"page": entry.info.name, "inputs": [e.info.name for e in recipe.inputs]}
+    )
+    return entry
+
+
+def check_label(label: object, step: object) -> None:
+    """Raise unless a transaction can be named like that."""
+    if label is not None and not (isinstance(label, str) and label):
+        raise HistoryError(f"a label is a non-empty string, found {label!r}")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise HistoryError(f"a step is an integer of 0 or more, found {step!r}")

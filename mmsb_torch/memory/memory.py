@@ -1,0 +1,458 @@
+"""The facade: a memory of pages. It opens and delegates; the work is done on the floors below."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, overload
+
+import torch
+from torch import Tensor
+
+from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError, StoreError
+from mmsb_torch.graph import Engine, Graph, Why, why
+from mmsb_torch.memory import deriving, making, registry
+from mmsb_torch.memory.changes import Changes
+from mmsb_torch.memory.moment import Diff, Moment, diff, way_back
+from mmsb_torch.memory.page import Change, Page
+from mmsb_torch.memory.picture import picture
+from mmsb_torch.memory.statistics import statistics
+from mmsb_torch.runtime.state import Entry, Router, stage
+from mmsb_torch.runtime.store import CheckpointInfo, Log, Snapshot, Store
+from mmsb_torch.types import Delta, Event, EventType, compose
+
+
+class Memory:
+    """Versioned tensors (pages), their history, and what is derived from them.
+
+    Make one with `mmsb.open`. Thread safety: every method may be called from any thread; no lock
+    is held while user code (recipes, subscribers) runs. Usable as a context manager, which closes.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        device: torch.device | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._store = store
+        self._router = Router(Log(), read_only=read_only)
+        self._engine = Engine(self._router)
+        self._device = device
+        self._handles: dict[int, Page] = {}
+        self._checkpointing = threading.Lock()
+        self._checkpointed = (0, 0)
+
+    # pages
+
+    @overload
+    def page(self, name: str) -> Page: ...
+    @overload
+    def page(
+        self,
+        name: str,
+        value: Tensor | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        device: making.Device = None,
+        metadata: Mapping[str, Any] | None = None,
+        page_id: int | None = None,
+        kind: str | None = None,
+    ) -> Page: ...
+    def page(
+        self,
+        name: str,
+        value: Tensor | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        device: making.Device = None,
+        metadata: Mapping[str, Any] | None = None,
+        page_id: int | None = None,
+        kind: str | None = None,
+    ) -> Page:
+        """Make a page, or return the one of that name.
+
+        Args:
+            name: unique in this memory.
+            value: the first value, copied; any dense tensor. Ignored if the page exists.
+            shape: instead of `value`: a page of zeros.
+            dtype: of a zero page; torch's default dtype if left out. With `value`: a check.
+            device: where the page lives; the memory's device, else the value's, if left out.
+            metadata: plain data (what JSON holds) kept with the page.
+            page_id: an id of your choice, unused so far.
+            kind: make a derived page of a kind registered with `register_recomputation`.
+
+        Raises:
+            PageNotFoundError: only a name was given and there is no such page.
+            PageExistsError: it exists with another shape, dtype or id, or the id is in use.
+            InvalidPageError, UnsupportedLocationError: it cannot be made like that.
+        """
+        self._router.check_open()
+        table = self._router.table
+        existing = table.get(name) if isinstance(name, str) else None
+        if kind is not None:
+            return self._handle(deriving.of_kind(self, name, kind, metadata))
+        if existing is None and value is None and shape is None:
+            making.check_name(name)
+            table.find(name)
+        if existing is None:
+            making.check_name(name)
+            plain = making.check_metadata(name, metadata)
+            self._router.check_writable()
+            first = making.first_value(name, value, shape, dtype, device, self._device)
+            existing = self._create(name, first, plain, page_id)
+        making.check_same(existing, value, shape, dtype, page_id)
+        return self._handle(existing)
+
+    def _create(
+        self, name: str, first: Tensor, metadata: Mapping[str, Any], page_id: int | None
+    ) -> Entry:
+        table = self._router.table
+        with self._router.creating:
+            existing = table.get(name)  # another thread may have made it meanwhile
+            if existing is not None:
+                return existing
+            number = table.take_id(page_id)
+            return self._router.create(making.new_info(number, name, first, metadata), first)
+
+    def __getitem__(self, key: str | int) -> Page:
+        """The page of a name or id; PageNotFoundError if there is none."""
+        self._router.check_open()
+        return self._handle(self._router.table.find(key))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._router.table
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.info.name for entry in self._router.table)
+
+    def __len__(self) -> int:
+        return len(self._router.table)
+
+    def pages(self) -> list[Page]:
+        """Every page, in the order of their ids."""
+        return [self._handle(entry) for entry in self._router.table]
+
+    # changes
+
+    def update(
+        self,
+        page: Page | str,
+        values: Any,
+        *,
+        rows: Any = None,
+        indices: Any = None,
+        mask: Any = None,
+        epoch: int | None = None,
+    ) -> int:
+        """Change a page: one delta, one epoch. Returns the transaction's number.
+
+        Args:
+            page: the page or its name.
+            values: a tensor of the page's dtype and device, copied before this returns; [*shape],
+                or as the selection asks: rows [n, *shape[1:]], indices [n], mask [*shape]. A
+                0-dim tensor or a number fills what is selected. Nothing is cast silently.
+            rows: rows of dimension 0: int, list, range, slice or integer tensor; negative ones
+                wrap, duplicates are refused.
+            indices: elements: flat positions in C order, or coordinates [n, ndim].
+            mask: bool tensor of the page's shape.
+            epoch: refuse with EpochConflictError unless the page is at this epoch.
+
+        Raises:
+            InvalidDeltaError, DerivedPageError, EpochConflictError, PageMutatedError,
+            PageNotFoundError, ClosedError, ReadOnlyError: nothing was changed.
+        """
+        entry = self._entry(page)
+        delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
+        if epoch is None:
+            return self._commit([delta])
+        return self._commit([delta], epochs={entry.info.id: epoch})
+
+    def update_many(
+        self, updates: Iterable[tuple[Page | str, Any, Any]], *, label: str | None = None
+    ) -> int:
+        """Change rows of many pages in one transaction: (page, rows, values); rows None is all.
+
+        Several updates of one page are applied in order. Returns the transaction's number.
+
+        Raises:
+            As `update`; nothing was changed.
+        """
+        deltas: dict[int, Delta] = {}
+        for item in updates:
+            if not isinstance(item, tuple) or len(item) != 3:
+                raise InvalidDeltaError(
+                    f"update_many takes tuples (page, rows, values), found {item!r:.80}"
+                )
+            page, rows, values = item
+            delta = stage(self._entry(page), values, rows=rows)
+            before = deltas.get(delta.page_id)
+            deltas[delta.page_id] = delta if before is None else compose(before, delta)
+        return self._commit(list(deltas.values()), label=label)
+
+    def commit(
+        self,
+        label: str | None = None,
+        *,
+        step: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Changes:
+        """Begin a transaction: `with mem.commit("relabel") as tx: tx.update(...)`.
+
+        All of its updates commit when the block ends, or none if it raises. `label` and `step`
+        name the moment for `at`, `diff` and `restore`.
+        """
+        deriving.check_label(label, step)
+        return Changes(self, label, step, making.check_metadata("commit", metadata))
+
+    def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
+        number = self._router.commit(deltas, **options).tx
+        if self._router.events.listening:
+            self._engine.tell_stale([delta.page_id for delta in deltas])
+        return number
+
+    # derived pages
+
+    def derive(self, function: Any = None, /, *args: Any, **options: Any) -> Any:
+        """Declare a page that is computed from others, and return it.
+
+        `@mem.derive` on a function whose parameters name pages; `mem.derive(f, page, ..., name=)`
+        for any callable or nn.Module, pages (or their names) in the order of its parameters, or by
+        keyword; other keywords are constants. Options: `name` (the function's if left out),
+        `metadata`.
+
+        The page is computed when it is read, and again only when what it depends on changed:
+        its inputs, bit for bit; its code and the helpers, globals and closures it refers to; the
+        parameters, buffers, flags and hooks of modules. It runs without grad and autocast, and its
+        result is detached. Declaring a name again with equal code keeps its value, with other code
+        replaces the recipe.
+
+        Raises:
+            InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
+        """
+        return deriving.derive(self, function, args, options)
+
+    def propagate(self) -> list[Page]:
+        """Compute every stale derived page now; returns those whose value changed.
+
+        Raises:
+            RecipeError: some recipe failed, after everything else was computed.
+        """
+        self._router.check_open()
+        nodes = [node for _, node in sorted(self._engine.topology.nodes.items())]
+        before = {node.id: node.entry.epoch for node in nodes}
+        failures = self._engine.pull(nodes, keep_going=True)
+        if failures:
+            if len(failures) > 1:
+                names = ", ".join(str(getattr(f, "page_id", "?")) for f in failures[1:])
+                failures[0].add_note(f"{len(failures) - 1} more pages failed (ids {names})")
+            raise failures[0]
+        return [self._handle(n.entry) for n in nodes if n.entry.epoch != before[n.id]]
+
+    def why(self, page: Page | str) -> Why:
+        """Explain a page's value: which edits, through which pages, what was done. Print it."""
+        return why(self._engine, self._entry(page))
+
+    @property
+    def graph(self) -> Graph:
+        """Who depends on whom, as it stands now: print it, `.svg()`, `.dot()`, `.save(path)`."""
+        self._router.check_open()
+        return picture(self._engine)
+
+    # time travel
+
+    def at(self, moment: int | str | None = None, *, step: int | None = None) -> Moment:
+        """The memory as of a transaction (int), a label (str) or a step.
+
+        Raises:
+            HistoryError: no such moment in the history at hand.
+        """
+        self._router.check_open()
+        log = self._router.log
+        return Moment(self._engine, log[log.find(moment, step=step)])
+
+    def diff(self, a: int | str, b: int | str) -> Diff:
+        """What differs between two moments, page by page, bit for bit."""
+        self._router.check_open()
+        find = self._router.log.find
+        return diff(self._engine, find(a), find(b))
+
+    def restore(self, moment: int | str | None = None, *, step: int | None = None) -> int:
+        """Bring every page back to what it was, as a new transaction (so it can be undone).
+
+        Pages made later keep their values. Returns the new transaction's number.
+        """
+        self._router.check_writable()
+        target = self._router.log.find(moment, step=step)
+        while True:
+            now = self._router.tx
+            deltas = way_back(self._engine, now, target)
+            record = self._router.commit(
+                deltas, metadata={"restored": target}, only_at=now
+            )
+            if record is not None:
+                return record.tx
+
+    def _changes(self, entry: Entry) -> list[Change]:
+        log = self._router.log
+        found = []
+        for number in log.of_page(entry.info.id, log.last):
+            record = log[number]
+            delta = record.delta_of(entry.info.id)
+            assert delta is not None
+            found.append(
+                Change(
+                    number,
+                    delta.base_epoch + 1,
+                    record.label,
+                    record.time_ns,
+                    delta.region,
+                    delta.nbytes,
+                    delta.source,
+                )
+            )
+        return found[::-1]
+
+    # keeping
+
+    def checkpoint(
+        self, *, keep: int | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> CheckpointInfo:
+        """Write every page and the registry to the store, durably and atomically.
+
+        Args:
+            keep: remove all but the newest `keep` checkpoints afterwards.
+            progress: called with (bytes written, bytes in all).
+
+        Raises:
+            StoreError: the memory has no path, or the disk fails; earlier checkpoints are intact.
+        """
+        self._router.check_writable()
+        return self._checkpoint(keep, progress)
+
+    def _checkpoint(
+        self, keep: int | None, progress: Callable[[int, int], None] | None
+    ) -> CheckpointInfo:
+        if self._store is None:
+            raise StoreError(
+                "this memory lives in RAM only: expected one opened with a path, "
+                "mmsb.open('run.mmsb'). mmsb.mmsb_stop(mem, checkpoint_path=...) writes one file."
+            )
+        with self._checkpointing:
+            computed = self._progress()[1]
+            snapshot, epochs = registry.capture(self._engine)
+            info = self._store.write_checkpoint(snapshot, progress=progress)
+            self._checkpointed = (snapshot.tx, computed)
+            for entry in self._router.table:
+                if entry.info.id in epochs:
+                    entry.journal.checkpoint = epochs[entry.info.id]
+            if keep is not None:
+                self._store.retain(keep)
+        self._router.events.emit(
+            EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
+        )
+        return info
+
+    def _progress(self) -> tuple[int, int]:
+        """What a checkpoint would hold that an earlier one may not: commits and computations."""
+        return self._router.tx, self._engine.counts.recomputed
+
+    def subscribe(
+        self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
+    ) -> Callable[[], None]:
+        """Call `subscriber(event)` when something happens; returns what ends it.
+
+        It runs on the thread where it happened, under no lock; one that raises is removed.
+        """
+        return self._router.events.subscribe(subscriber, types)
+
+    def stats(self) -> dict[str, Any]:
+        """Numbers about this memory, as plain data."""
+        return statistics(self._engine)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._router.closed
+
+    @property
+    def tx(self) -> int:
+        """The number of the last transaction (0 before the first)."""
+        return self._router.tx
+
+    def close(self) -> None:
+        """Close the memory; a memory with a path is checkpointed first if anything changed.
+
+        Every operation afterwards raises ClosedError; tensors and moments taken before stay valid.
+        Harmless when repeated.
+        """
+        if not self._router.shut():
+            return
+        if self._store is None:
+            return
+        try:
+            if self._store.writable and self._checkpointed != self._progress():
+                self._checkpoint(None, None)
+        except BaseException:
+            self._router.closed = False  # nothing is lost: free the disk, and close again
+            raise
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        self._router.check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # for the handles of this facade
+
+    def _load(self, snapshot: Snapshot) -> None:
+        """Fill a memory that was just made with a checkpoint's pages."""
+        registry.restore_pages(self._engine, snapshot, repr(str(self._store and self._store.path)))
+        self._checkpointed = self._progress()
+
+    def _read(self, entry: Entry) -> Tensor:
+        if self._router.closed:
+            self._router.check_open()
+        return self._engine.read(entry)
+
+    def _entry(self, page: Page | str) -> Entry:
+        if type(page) is Page:
+            if page._memory is not self:  # noqa: SLF001
+                raise PageNotFoundError(
+                    f"page {page.name!r} belongs to another memory: expected one of {self!r}"
+                )
+            return page._entry  # noqa: SLF001
+        self._router.check_open()
+        if not isinstance(page, str):
+            raise PageNotFoundError(f"expected a Page or a page's name, found {page!r:.80}")
+        return self._router.table.find(page)
+
+    def _unlisted(self, entry: Entry) -> Page:
+        """The handle of a page that is being made: listed only if the page comes to be."""
+        return self._handles.get(entry.info.id) or Page(self, entry)
+
+    def _handle(self, entry: Entry) -> Page:
+        handle = self._handles.get(entry.info.id)
+        if handle is None:
+            handle = self._handles.setdefault(entry.info.id, Page(self, entry))
+        return handle
+
+    def __repr__(self) -> str:
+        where = repr(str(self._store.path)) if self._store is not None else "in memory"
+        state = "closed, " if self.closed else ""
+        derived = len(self._engine.topology.nodes)
+        return (
+            f"<Memory {where}: {state}{len(self)} pages ({derived} derived), "
+            f"transaction {self._router.tx}>"
+        )

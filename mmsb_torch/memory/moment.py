@@ -1,0 +1,168 @@
+"""The memory as it was, and what differs between two moments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from mmsb_torch.device import changed_elements, same_bits
+from mmsb_torch.errors import PageMutatedError, PageNotFoundError
+from mmsb_torch.graph import Engine, Past
+from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
+from mmsb_torch.types import Delta, Region, Transaction
+
+
+class Moment(Mapping[str, Tensor]):
+    """Every page as of one transaction: `mem.at(3)["emb"]` is a tensor, for reading.
+
+    Values are rebuilt when first asked for and kept. A derived page has the value that its recipe
+    gives, today, for the inputs of that moment. Stays valid when the memory is closed. For one
+    thread at a time.
+    """
+
+    def __init__(self, engine: Engine, transaction: Transaction) -> None:
+        self._engine = engine
+        self._past = Past(engine, transaction.tx)
+        self._versions: dict[int, int] = {}
+        self.tx = transaction.tx
+        """The transaction's number."""
+        self.label = transaction.label
+        self.step = transaction.step
+        self.time_ns = transaction.time_ns
+        """When it was committed, Unix nanoseconds."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._engine.router.table.find(name)
+        if not self._existed(entry):
+            raise PageNotFoundError(
+                f"page {name!r} did not exist at transaction {self.tx}", page_id=entry.info.id
+            )
+        value = self._past.value(entry)
+        if self._versions.setdefault(entry.info.id, value._version) != value._version:  # noqa: SLF001
+            raise PageMutatedError(
+                f"the value of page {name!r} as of transaction {self.tx} was written to: it is for "
+                "reading. Ask mem.at(...) again, and write to a clone.",
+                page_id=entry.info.id,
+            )
+        return value.detach()
+
+    def epoch(self, name: str) -> int:
+        """The epoch that a page had then."""
+        router = self._engine.router
+        return epoch_at(router.log, router.table.find(name).info.id, self.tx)
+
+    def __iter__(self) -> Iterator[str]:
+        return (e.info.name for e in self._engine.router.table if self._existed(e))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _existed(self, entry: Entry) -> bool:
+        node = self._engine.topology.nodes.get(entry.info.id)
+        log = self._engine.router.log
+        if node is None:
+            return epoch_at(log, entry.info.id, self.tx) >= 0
+        return all(
+            epoch_at(log, root.info.id, self.tx) >= 0
+            for item in self._engine.topology.order([node])
+            for root in item.inputs
+            if not root.info.derived
+        )
+
+    def __repr__(self) -> str:
+        label = f" {self.label!r}" if self.label else ""
+        return f"<Moment: transaction {self.tx}{label}, {len(self)} pages>"
+
+
+class PageDiff:
+    """What differs in one page between two moments."""
+
+    __slots__ = ("after", "before", "region")
+
+    def __init__(self, before: Tensor | None, after: Tensor | None, region: Region) -> None:
+        self.before = before
+        """The value at the first moment; None if the page did not exist yet."""
+        self.after = after
+        """The value at the second moment; None if the page did not exist yet."""
+        self.region = region
+        """Exactly the elements whose bits differ."""
+
+    def __repr__(self) -> str:
+        if self.before is None:
+            return "<PageDiff: created>"
+        if self.after is None:
+            return "<PageDiff: not created yet>"
+        return f"<PageDiff: {self.region}>"
+
+
+class Diff(Mapping[str, PageDiff]):
+    """The pages that differ between two moments. Derived pages follow from these and are left out."""
+
+    def __init__(self, a: int, b: int, pages: Mapping[str, PageDiff]) -> None:
+        self.a, self.b = a, b
+        self._pages = dict(pages)
+
+    def __getitem__(self, name: str) -> PageDiff:
+        return self._pages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pages)
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def __repr__(self) -> str:
+        lines = [f"<Diff of transactions {self.a} and {self.b}: {len(self)} pages>"]
+        lines += [f"  {name}: {str(diff)[11:-1]}" for name, diff in self._pages.items()]
+        return "\n".join(lines)
+
+
+def diff(engine: Engine, a: int, b: int) -> Diff:
+    """Compare the pages that transactions between the two moments touched."""
+    router = engine.router
+    low, high = min(a, b), max(a, b)
+    touched = {d.page_id for t in router.log.between(low, high) for d in t.deltas}
+    pages: dict[str, PageDiff] = {}
+    for entry in router.table:
+        if entry.info.id not in touched:
+            continue
+        before, after = (_value(engine, entry, tx) for tx in (a, b))
+        if before is None or after is None:
+            there = after if after is not None else before
+            assert there is not None
+            pages[entry.info.name] = PageDiff(before, after, Region.all(tuple(there.shape)))
+        elif not same_bits(before, after):
+            region = Region.where(changed_elements(before, after)).compact()
+            pages[entry.info.name] = PageDiff(before, after, region)
+    return Diff(a, b, pages)
+
+
+def way_back(engine: Engine, now: int, target: int) -> list[Delta]:
+    """Deltas that turn the state of transaction `now` into that of `target`."""
+    table = engine.router.table
+    deltas = []
+    for name, found in diff(engine, now, target).items():
+        if found.before is None or found.after is None:  # made later than `target`: left alone
+            continue
+        values = found.region.pick(found.after)
+        deltas.append(
+            Delta(
+                next_delta_id(),
+                table.find(name).info.id,
+                -1,
+                found.region,
+                values,
+                time.time_ns(),
+                "restore",
+            )
+        )
+    return deltas
+
+
+def _value(engine: Engine, entry: Entry, tx: int) -> Tensor | None:
+    log = engine.router.log
+    if epoch_at(log, entry.info.id, tx) < 0:
+        return None
+    return value_at(log, entry.info.id, tx)

@@ -1,0 +1,61 @@
+"""Opening a memory: in RAM, or on a path where checkpoints are kept."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mmsb_torch.device import PageLocation, resolve_device
+from mmsb_torch.errors import StoreError, UnsupportedError
+from mmsb_torch.memory import deriving
+from mmsb_torch.memory.memory import Memory
+from mmsb_torch.runtime.store import Store
+
+
+def open(  # noqa: A001 - the public name, used as mmsb.open
+    path: str | os.PathLike[str] | None = None,
+    *,
+    mode: str = "w",
+    device: torch.device | str | PageLocation | None = None,
+) -> Memory:
+    """Open a memory.
+
+    Args:
+        path: folder of the store (made if missing), conventionally `something.mmsb`. Without one
+            the memory lives in RAM only. At present a store keeps what the last `checkpoint()` or
+            `close()` wrote: changes after it are lost if the process is killed.
+        mode: "w" reads and writes (one writer at a time); "r" only reads, without a lock, and
+            computes stale derived pages in RAM.
+        device: where new pages live unless told otherwise; where their first value lives if None.
+
+    Raises:
+        StoreError, StoreLockedError, CorruptStoreError, UnsupportedError,
+        UnsupportedLocationError: nothing was changed.
+    """
+    if mode not in {"w", "r"}:
+        raise UnsupportedError(
+            f"mode={mode!r}: expected 'w' (read and write) or 'r' (read only). Following a live "
+            "writer comes with the durable log."
+        )
+    where = None if device is None else resolve_device(device)
+    if path is None:
+        if mode == "r":
+            raise StoreError("mode='r' reads a store: expected a path, mmsb.open(path, mode='r')")
+        return Memory(device=where)
+    read_only = mode == "r"
+    if read_only or Store.exists(path):
+        store = Store.open(path, writable=not read_only)
+    else:
+        store = Store.create(path)
+    try:
+        memory = Memory(store, device=where, read_only=read_only)
+        if store.list_checkpoints():
+            memory._load(store.load_checkpoint())  # noqa: SLF001 - one facade
+        deriving.bind_registered_kinds(memory)
+    except BaseException:
+        store.close()
+        raise
+    return memory
+
+

@@ -1,0 +1,177 @@
+"""The handle users hold on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import PageLocation, copy_of
+from mmsb_torch.graph import status
+from mmsb_torch.runtime.state import Entry, row_index
+from mmsb_torch.types import Region, Spec
+
+if TYPE_CHECKING:
+    from mmsb_torch.memory.memory import Memory
+
+
+class Change(NamedTuple):
+    """One entry of a page's history."""
+
+    tx: int
+    epoch: int
+    label: str | None
+    time_ns: int
+    """Unix time in nanoseconds."""
+    region: Region
+    nbytes: int
+    source: str
+
+    def __repr__(self) -> str:
+        label = f" {self.label!r}" if self.label else ""
+        return f"<Change tx {self.tx}{label} epoch {self.epoch}: {self.region}, {self.source}>"
+
+
+class Page:
+    """A versioned tensor of a memory. Make one with `mem.page` or `mem.derive`.
+
+    Equal handles mean the same page of the same memory. Thread safety: every member may be used
+    from any thread.
+    """
+
+    __slots__ = ("__weakref__", "_entry", "_memory")
+
+    def __init__(self, memory: Memory, entry: Entry) -> None:
+        self._memory = memory
+        self._entry = entry
+
+    @property
+    def id(self) -> int:
+        """Number of the page, unique in its memory."""
+        return self._entry.info.id
+
+    @property
+    def name(self) -> str:
+        """Name of the page, unique in its memory."""
+        return self._entry.info.name
+
+    @property
+    def memory(self) -> Memory:
+        """The memory it belongs to."""
+        return self._memory
+
+    @property
+    def derived(self) -> bool:
+        """Whether a recipe computes it."""
+        return self._entry.info.derived
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What its maker gave; read-only plain data."""
+        return self._entry.info.metadata
+
+    @property
+    def tensor(self) -> Tensor:
+        """The present value, for reading: a detached alias that later updates never change.
+
+        A stale derived page is recomputed first. Writing through it is detected and raises at the
+        page's next touch (writes through numpy or `.data` are not seen); use `clone()` to write.
+        While somebody holds the alias the next update copies the page; `read(rows=...)` avoids it.
+
+        Raises:
+            RecipeError, RecipeNotLoadedError, PageMutatedError, ClosedError.
+        """
+        return self._memory._read(self._entry)  # noqa: SLF001 - handle and memory are one facade
+
+    def read(self, rows: Any = None) -> Tensor:
+        """Copy the value, or some rows of it ([n, *shape[1:]]), without holding the page.
+
+        Raises:
+            InvalidDeltaError: rows out of range, given twice, or no integers.
+        """
+        value = self.tensor
+        if rows is None:
+            return copy_of(value)
+        index, order = row_index(self.name, Spec.of(value), rows)
+        taken = Region.rows(tuple(value.shape), index).pick(value)
+        if order is None:
+            return taken
+        return taken[torch.argsort(order)]
+
+    def clone(self) -> Tensor:
+        """A copy of the value, yours to write."""
+        return copy_of(self.tensor)
+
+    @property
+    def epoch(self) -> int:
+        """How many deltas changed it since it was made. Reading it recomputes nothing."""
+        return self._entry.epoch
+
+    @property
+    def mask(self) -> Tensor:
+        """What deltas touched since the last checkpoint: a new bool tensor of the page's shape."""
+        return self.changed.mask(self._spec.device)
+
+    @property
+    def changed(self) -> Region:
+        """What deltas touched since the last checkpoint, as a region."""
+        entry = self._entry
+        return entry.journal.since(entry.journal.checkpoint, self._spec.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the value."""
+        return self._spec.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the value."""
+        return torch.Size(self._spec.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the value."""
+        return self._spec.device
+
+    @property
+    def location(self) -> PageLocation:
+        """The kind of memory that holds the value."""
+        return PageLocation.of(self._spec.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the value in bytes."""
+        return self._spec.nbytes
+
+    def history(self) -> list[Change]:
+        """The deltas of this page in the history at hand, oldest first.
+
+        A derived page has none: its values follow from those of its inputs.
+        """
+        return self._memory._changes(self._entry)  # noqa: SLF001
+
+    @property
+    def _spec(self) -> Spec:
+        if self._entry.spec is None:  # a derived page that was never computed
+            return Spec.of(self.tensor)
+        return self._entry.spec
+
+    def __repr__(self) -> str:
+        entry = self._entry
+        spec = str(entry.spec) if entry.spec is not None else "not computed yet"
+        where = entry.spec.device if entry.spec is not None else ""
+        node = self._memory._engine.topology.nodes.get(entry.info.id)  # noqa: SLF001
+        if node is not None:
+            state = f"derived, {status(self._memory._engine, node)}"  # noqa: SLF001
+        else:
+            since = entry.epoch - entry.journal.checkpoint
+            state = f"{since} delta{'s' * (since != 1)} since the last checkpoint"
+        return f"<Page {self.name!r} epoch {entry.epoch} {spec} {where}, {state}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Page) and other._entry is self._entry
+
+    def __hash__(self) -> int:
+        return hash(self._entry)

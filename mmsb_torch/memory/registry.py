@@ -1,0 +1,150 @@
+"""What a checkpoint says of the pages beside their tensors, as plain data, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from mmsb_torch.errors import CorruptStoreError
+from mmsb_torch.graph import Engine, Node
+from mmsb_torch.runtime.state import Entry, Router, next_delta_id
+from mmsb_torch.runtime.store import Log, Snapshot
+from mmsb_torch.types import Delta, PageInfo, Region, Spec, Transaction
+
+_FORMAT = 1
+
+
+def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
+    """The present state for a checkpoint, at one moment, and the epoch of each page in it."""
+    router = engine.router
+    tensors: dict[str, Tensor] = {}
+    pages: list[dict[str, Any]] = []
+    epochs: dict[int, int] = {}
+    broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
+    if broken is not None:
+        raise router.repair(broken)
+    with router.table.lock:
+        tx = router.tx
+        for entry in router.table:
+            node = engine.topology.nodes.get(entry.info.id)
+            has_value = entry.tensor is not None
+            if has_value:
+                tensors[entry.info.name] = entry.alias()
+            epochs[entry.info.id] = entry.epoch
+            pages.append(_page(entry, node, has_value=has_value))
+    last = router.log[tx] if len(router.log) else None
+    registry = {
+        "format": _FORMAT,
+        "pages": pages,
+        "label": last.label if last is not None else None,
+        "step": last.step if last is not None else None,
+    }
+    return Snapshot(tx, tensors, registry), epochs
+
+
+def _page(entry: Entry, node: Node | None, *, has_value: bool) -> dict[str, Any]:
+    info = entry.info
+    page: dict[str, Any] = {
+        "id": info.id,
+        "name": info.name,
+        "epoch": entry.epoch,
+        "content": entry.content,
+        "tx": entry.tx,
+        "created_ns": info.created_ns,
+        "device": str(entry.spec.device) if entry.spec is not None else None,
+        "metadata": dict(info.metadata),
+    }
+    if node is not None:
+        page["derived"] = {
+            "recipe": node.label,
+            "kind": node.kind,
+            "declared": [item.info.id for item in node.declared],
+            "inputs": [item.info.id for item in node.inputs],
+            "seen": list(node.seen) if has_value else [],
+            "code": node.code if has_value else "",
+            "as_of": node.as_of if has_value else -1,
+        }
+    return page
+
+
+def restore_pages(engine: Engine, snapshot: Snapshot, where: str) -> None:
+    """Fill an empty memory with a checkpoint's pages. Recipes are unbound until declared again.
+
+    Raises:
+        CorruptStoreError: the registry does not fit the tensors.
+    """
+    try:
+        _restore(engine, snapshot)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptStoreError(
+            f"the registry of the checkpoint in {where} cannot be read: "
+            f"{type(error).__name__}: {error}. Open an older checkpoint's folder instead."
+        ) from error
+
+
+def _restore(engine: Engine, snapshot: Snapshot) -> None:
+    registry = snapshot.registry
+    if registry["format"] != _FORMAT:
+        raise ValueError(f"registry format {registry['format']}, expected {_FORMAT}")
+    router, now = engine.router, time.time_ns()
+    deltas: list[Delta] = []
+    derived: list[tuple[Entry, Mapping[str, Any]]] = []
+    for page in registry["pages"]:
+        value = snapshot.tensors.get(page["name"])
+        entry = _entry(page, value)
+        with router.table.lock:
+            router.table.add(entry)
+        if entry.info.derived:
+            derived.append((entry, page["derived"]))
+        else:
+            assert value is not None
+            region = Region.all(tuple(value.shape))
+            deltas.append(
+                Delta(next_delta_id(), entry.info.id, entry.epoch - 1, region, value, now, "load")
+            )
+    for entry, stored in derived:
+        engine.topology.add(_node(router, entry, stored))
+    if snapshot.tx > 0:
+        router.log = Log(first=snapshot.tx)
+        router.log.append(
+            Transaction(
+                snapshot.tx, now, (), tuple(deltas), registry["label"], registry["step"], {}
+            )
+        )
+    router.tx = snapshot.tx
+
+
+def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
+    derived = "derived" in page
+    if value is None and not derived:
+        raise ValueError(f"page {page['name']!r} has no tensor")
+    spec = Spec.of(value) if value is not None else None
+    info = PageInfo(
+        page["id"],
+        page["name"],
+        None if derived else spec,
+        derived,
+        MappingProxyType(page["metadata"]),
+        page["created_ns"],
+    )
+    entry = Entry(info)
+    entry.spec = spec
+    entry.epoch, entry.content, entry.tx = page["epoch"], page["content"], page["tx"]
+    entry.journal.checkpoint = entry.epoch
+    if value is not None:
+        entry.put(value.detach(), shared=not derived)
+    return entry
+
+
+def _node(router: Router, entry: Entry, stored: Mapping[str, Any]) -> Node:
+    declared = tuple(router.table.find(page) for page in stored["declared"])
+    node = Node(entry, None, declared)
+    node.label, node.kind = stored["recipe"], stored["kind"]
+    node.inputs = tuple(router.table.find(page) for page in stored["inputs"])
+    node.seen, node.code = tuple(stored["seen"]), stored["code"]
+    node.as_of, node.world = stored["as_of"], 0
+    return node

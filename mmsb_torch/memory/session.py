@@ -1,0 +1,74 @@
+"""MMSB's original way in and out: `mmsb_start` and `mmsb_stop`."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from mmsb_torch.errors import DeviceFallbackWarning, InvalidPageError, UnsupportedError
+from mmsb_torch.memory import registry
+from mmsb_torch.memory.memory import Memory
+from mmsb_torch.runtime.store import write_tensors
+
+
+def mmsb_start(*, enable_gpu: bool = True, enable_instrumentation: bool = False) -> Memory:
+    """Start a memory in RAM, on the GPU if `enable_gpu` and there is one.
+
+    Without CUDA, `enable_gpu=True` falls back to the CPU and warns with DeviceFallbackWarning.
+
+    Raises:
+        UnsupportedError: `enable_instrumentation=True`; the recorder is not built yet.
+    """
+    if enable_instrumentation:
+        raise UnsupportedError(
+            "enable_instrumentation=True: the recorder is not built yet. Pass False, and declare "
+            "what depends on what with mem.derive(...)."
+        )
+    device = None
+    if enable_gpu:
+        if torch.cuda.is_available():
+            device = torch.device("cuda", torch.cuda.current_device())
+        else:
+            warnings.warn(
+                "enable_gpu=True, but torch finds no CUDA device: pages live on the CPU",
+                DeviceFallbackWarning,
+                stacklevel=2,
+            )
+    return Memory(device=device)
+
+
+def mmsb_stop(
+    state: Memory, checkpoint_path: str | os.PathLike[str] | None = None
+) -> Path | None:
+    """Close a memory; with `checkpoint_path` first write one safetensors file of all its pages.
+
+    The keys of the file are the page names; stale derived pages are computed first. The file is
+    published atomically: it is whole or not there. Returns its path.
+
+    Raises:
+        InvalidPageError: the path does not end in `.safetensors`.
+        RecipeError, RecipeNotLoadedError: a derived page cannot be computed; nothing was written
+            and the memory is still open.
+    """
+    written = None
+    if checkpoint_path is not None:
+        written = Path(checkpoint_path)
+        if written.suffix != ".safetensors":
+            raise InvalidPageError(
+                f"checkpoint_path {str(written)!r}: expected a name ending in .safetensors"
+            )
+        state.propagate()
+        snapshot, _ = registry.capture(state._engine)  # noqa: SLF001 - one facade
+        about = json.dumps(snapshot.registry, allow_nan=False)
+        temporary = written.with_name(f".{written.name}.{os.getpid()}.tmp")
+        try:
+            write_tensors(temporary, snapshot.tensors, {"format": "pt", "mmsb.registry": about})
+            temporary.replace(written)
+        finally:
+            temporary.unlink(missing_ok=True)
+    state.close()
+    return written

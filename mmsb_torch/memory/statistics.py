@@ -1,0 +1,32 @@
+"""Numbers about a memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from mmsb_torch.graph import Engine
+
+
+def statistics(engine: Engine) -> dict[str, Any]:
+    """Pages, bytes by device, history and recomputation, as plain data."""
+    router, counts = engine.router, engine.counts
+    held: Counter[str] = Counter()
+    for entry in router.table:
+        if entry.spec is not None and entry.tensor is not None:
+            held[str(entry.spec.device)] += entry.spec.nbytes
+    records = list(router.log)
+    return {
+        "pages": len(router.table),
+        "derived": len(engine.topology.nodes),
+        "edges": sum(len(set(node.inputs)) for node in engine.topology.nodes.values()),
+        "bytes": dict(held),
+        "transaction": router.tx,
+        "deltas": sum(len(record.deltas) for record in records),
+        "history_bytes": sum(record.nbytes for record in records),
+        "recomputed": counts.recomputed,
+        "unchanged": counts.unchanged,
+        "cut_off": counts.cut_off,
+        "failed": counts.failed,
+        "recompute_seconds": counts.seconds,
+    }

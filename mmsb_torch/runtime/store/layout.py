@@ -1,0 +1,172 @@
+"""A store: the folder `run.mmsb/` with `MMSB.json`, `LOCK` and `checkpoints/`.
+
+Methods are thread-safe in that they share no mutable state but the lock; the functions they call
+are re-entrant. Two checkpoints of the *same* transaction at once: one of them may be refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from mmsb_torch.errors import ClosedError, ReadOnlyError
+from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
+from mmsb_torch.runtime.store.checkpoint import (
+    CheckpointInfo,
+    Snapshot,
+    checkpoints_folder,
+    load_checkpoint,
+    write_checkpoint,
+)
+from mmsb_torch.runtime.store.files import FILES, Files, StrPath, exists, explained, sync_folder
+from mmsb_torch.runtime.store.identity import (
+    IDENTITY,
+    LOCK,
+    Identity,
+    check_vacant,
+    new_identity,
+    read_identity,
+    sweep_identity,
+    write_identity,
+)
+from mmsb_torch.runtime.store.lock import WriterLock
+from mmsb_torch.runtime.store.retention import retain
+from mmsb_torch.runtime.store.shards import SHARD_BYTES
+
+
+class Store:
+    """An open store; make one with `create` or `open`, and close it.
+
+    A writable store holds the writer's lock until `close`. In a forked child it is read-only: the
+    parent is the writer.
+
+    Attributes:
+        path: the folder, absolute.
+        identity: its uuid, birth and features.
+    """
+
+    def __init__(
+        self, path: Path, identity: Identity, lock: WriterLock | None, files: Files
+    ) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+        self._files = files
+        self._closed = False
+
+    @classmethod
+    def create(cls, path: StrPath, files: Files = FILES) -> Store:
+        """Make a store in a new or empty folder, durably, and open it for writing.
+
+        Raises:
+            StoreError: it is a store already, holds foreign things (nothing is touched), or the
+                disk fails. A creation that failed half-way can be repeated.
+            StoreLockedError: somebody else is creating it.
+        """
+        root = Path(path).absolute()
+        with explained("make the folder", root), contextlib.suppress(FileExistsError):
+            files.mkdir(root)
+        check_vacant(root, files)
+        lock = WriterLock(root / LOCK, files)
+        try:
+            check_vacant(root, files)  # now that nobody else can be at it
+            sweep_identity(root, files)
+            sync_folder(root.parent, files)
+            identity = new_identity()
+            write_identity(root, identity, files)
+            checkpoints_folder(root, files)
+        except BaseException:
+            lock.close()
+            raise
+        return cls(root, identity, lock, files)
+
+    @classmethod
+    def open(cls, path: StrPath, *, writable: bool = False, files: Files = FILES) -> Store:
+        """Open a store. For reading it takes no lock, makes nothing, and may be on a read-only disk.
+
+        Raises:
+            StoreError: there is no store, or it cannot be read, or not be written.
+            StoreLockedError: `writable`, and somebody else is writing.
+            CorruptStoreError: `MMSB.json` is damaged.
+            UnsupportedError: it needs a newer version of this package.
+        """
+        root = Path(path).absolute()
+        identity = read_identity(root, files)
+        lock = WriterLock(root / LOCK, files) if writable else None
+        return cls(root, identity, lock, files)
+
+    @staticmethod
+    def exists(path: StrPath, files: Files = FILES) -> bool:
+        """Tell whether a store is at `path`; damaged or not.
+
+        Raises:
+            StoreError: the path cannot be looked at.
+        """
+        return exists(Path(path) / IDENTITY, files)
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write through this object now."""
+        return self._lock is not None and self._lock.held
+
+    def write_checkpoint(
+        self,
+        snapshot: Snapshot,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> CheckpointInfo:
+        """Write a checkpoint; see `checkpoint.write_checkpoint`."""
+        self._check_writable()
+        return write_checkpoint(
+            self.path, snapshot, self._files, progress=progress, shard_bytes=shard_bytes
+        )
+
+    def load_checkpoint(self, tx: int | None = None) -> Snapshot:
+        """Read a checkpoint, the newest by default; see `checkpoint.load_checkpoint`."""
+        self._check_open()
+        return load_checkpoint(self.path, tx, self._files)
+
+    def list_checkpoints(self) -> list[CheckpointRef]:
+        """Return the checkpoints, oldest first; see `catalog.list_checkpoints`."""
+        self._check_open()
+        return list_checkpoints(self.path, self._files)
+
+    def retain(self, keep: int) -> list[CheckpointRef]:
+        """Remove all but the newest `keep` checkpoints; see `retention.retain`."""
+        self._check_writable()
+        return retain(self.path, keep, self._files)
+
+    def close(self) -> None:
+        """Give the lock back; harmless when repeated."""
+        self._closed = True
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the store {str(self.path)!r} was closed: open it again.")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._lock is None:
+            raise ReadOnlyError(
+                f"the store {str(self.path)!r} was opened for reading: open it with writable=True."
+            )
+        if not self._lock.held:
+            raise ReadOnlyError(
+                f"the store {str(self.path)!r} was opened by the process this one was forked from, "
+                "which is its writer. Write there, or open it here after it was closed there."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "writable" if self.writable else "read-only"
+        return f"<Store {str(self.path)!r} {state}>"

@@ -1,0 +1,312 @@
+"""Safetensors files, written durably and read with suspicion.
+
+`safetensors.save_file` does not fsync, leaves mode 0600 and has no complex128, and its reader keeps
+the last of two equal keys; hence this writer and reader. What is written here opens with plain
+`safetensors` (its own view of mapped dtypes: see `dtypes`).
+
+Order in the file: first the tensors whose size is a multiple of 64 bytes, then the rest by falling
+element size. The format allows no holes, and so the former all start at multiples of 64, the latter
+at multiples of their element.
+
+All functions are re-entrant. The tensors of a write must not be changed before it returns: the
+digest would then not match, and the file would be refused when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+
+from mmsb_torch.errors import CorruptStoreError, SerializationError, StoreError, UnsupportedError
+from mmsb_torch.runtime.store.dtypes import DTYPES_KEY, READABLE, Encoding, carried, encoding
+from mmsb_torch.runtime.store.files import FILES, Files, StrPath
+from mmsb_torch.runtime.store.header import (
+    ALIGNMENT,
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    METADATA_KEY,
+    Entry,
+    Header,
+    build_header,
+    parse_header,
+    parse_texts,
+)
+from mmsb_torch.runtime.store.streams import FileRecord, Source, new_file, open_file
+
+T = TypeVar("T")
+Spec: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
+
+_PROGRESS_BYTES = 16 << 20
+
+# Integers of the same width: copying them cannot quieten a signalling NaN.
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor and how it will be written."""
+
+    tensor: torch.Tensor
+    encoding: Encoding
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.numel() * self.tensor.dtype.itemsize
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.tensor.shape, 2) if self.encoding.paired else tuple(self.tensor.shape)
+
+
+def check_tensor(name: str, tensor: torch.Tensor) -> None:
+    """Check that this name and tensor can be written.
+
+    Raises:
+        SerializationError: the name is no str, or the format's own key.
+        UnsupportedError: it is no plain dense tensor with data, or its dtype is quantised.
+    """
+    _stored(name, tensor)
+
+
+def _stored(name: str, tensor: torch.Tensor) -> _Stored:
+    if type(name) is not str:
+        raise SerializationError(f"a tensor is named {name!r}: expected a str.")
+    if name == METADATA_KEY:
+        raise SerializationError(f"a tensor cannot be named {name!r}: safetensors uses that key.")
+    if not isinstance(tensor, torch.Tensor):
+        raise SerializationError(f"{name!r} is a {type(tensor).__name__}: expected a tensor.")
+    plain = tensor.detach()
+    if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_meta:
+        raise UnsupportedError(
+            f"tensor {name!r} cannot be stored: expected a plain dense tensor, got "
+            f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
+            "Store its dense parts instead."
+        )
+    return _Stored(plain, encoding(plain.dtype))
+
+
+def write_tensors(
+    path: StrPath,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    files: Files = FILES,
+    *,
+    advance: Callable[[int], None] | None = None,
+) -> FileRecord:
+    """Write a new safetensors file, fsync it, and return its record.
+
+    The file is streamed: at most one tensor is copied, and only if it is not contiguous or not on
+    the CPU. The folder is not synced (see `files.sync_folder`).
+
+    Args:
+        path: where; nothing may be there.
+        tensors: names to dense tensors of any device and dtype; aliases are written in full.
+        metadata: texts for the file's `__metadata__`; the key "mmsb.dtypes" is taken.
+        files: the disk.
+        advance: called on this thread with the number of tensor bytes just written.
+
+    Raises:
+        SerializationError: a bad name or metadata.
+        UnsupportedError: a tensor that is not dense, or too many for one file.
+        StoreError: the file exists or the disk fails; no file is left.
+    """
+    stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
+    order = sorted(stored.values(), key=_placement)
+    head = build_header(_header(stored, order, metadata))
+    with new_file(Path(path), files) as sink:
+        sink.write(head)
+        for item in order:
+            if item.nbytes == 0:
+                continue
+            view = _memory(_plain_bytes(item.tensor))
+            for start in range(0, len(view), _PROGRESS_BYTES):
+                part = view[start : start + _PROGRESS_BYTES]
+                sink.write(part)
+                if advance is not None:
+                    advance(len(part))
+    return sink.record()
+
+
+def _placement(item: _Stored) -> tuple[bool, int]:
+    return item.nbytes % ALIGNMENT != 0, -item.tensor.dtype.itemsize
+
+
+def _header(
+    stored: Mapping[str, _Stored], order: list[_Stored], metadata: Mapping[str, str]
+) -> Header:
+    """Lay the tensors out in `order`; the entries keep the order of `stored`."""
+    starts: dict[int, int] = {}
+    end = 0
+    for item in order:
+        starts[id(item)] = end
+        end += item.nbytes
+    entries = {
+        name: Entry(item.encoding.tag, item.shape, starts[id(item)], starts[id(item)] + item.nbytes)
+        for name, item in stored.items()
+    }
+    names = {name: item.encoding.name for name, item in stored.items() if item.encoding.name}
+    return Header(entries, _metadata(metadata, names))
+
+
+def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    for key, text in metadata.items():
+        if type(key) is not str or type(text) is not str or key == DTYPES_KEY:
+            raise SerializationError(
+                f"metadata {key!r}: {text!r:.40}: expected texts, and not the key {DTYPES_KEY!r}."
+            )
+    if not names:
+        return dict(metadata)
+    return {**metadata, DTYPES_KEY: json.dumps(names, ensure_ascii=False, separators=(",", ":"))}
+
+
+def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the elements in order as uint8 on the CPU: a view where that is possible."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
+        tensor = tensor.view(word)
+    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8)
+
+
+def _memory(raw: torch.Tensor) -> memoryview:
+    """Return the memory of a uint8 CPU tensor itself, not a copy."""
+    array: Any = raw.numpy()  # the stubs do not say that arrays are buffers
+    return memoryview(array)
+
+
+def read_tensors(
+    path: StrPath, expected: FileRecord | None = None, files: Files = FILES
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read a safetensors file once, front to back, and return its tensors and metadata.
+
+    Each tensor owns its memory: CPU, contiguous, writable, no view, no mapping. They come in the
+    order of the header. "mmsb.dtypes" has been applied and is not in the metadata. Any safetensors
+    file can be read, whoever wrote it.
+
+    Args:
+        path: the file.
+        expected: what it must be. Its size is compared before anything is read, and its digest
+            before anything is returned or complained about: bytes are read straight into the
+            tensors' memory, whose size is bounded by the file's.
+        files: the disk.
+
+    Raises:
+        CorruptStoreError: it is not what was expected, or no well-formed safetensors file, or,
+            with `expected`, missing.
+        UnsupportedError: a dtype that torch cannot hold.
+        StoreError: it cannot be read, or, without `expected`, is missing.
+    """
+    missing = StoreError if expected is None else CorruptStoreError
+    with open_file(Path(path), files, missing=missing) as source:
+        if expected is None:
+            return _parse(source)
+        return _checked(source, expected, _parse)
+
+
+def check_tensors(path: StrPath, expected: FileRecord, files: Files = FILES) -> tuple[str, ...]:
+    """Check all that `read_tensors` checks, in little memory, and return the tensors' names.
+
+    Raises:
+        as `read_tensors`.
+    """
+    with open_file(Path(path), files) as source:
+        return _checked(source, expected, lambda source: tuple(_layout(source)[1]))
+
+
+def _checked(source: Source, expected: FileRecord, parse: Callable[[Source], T]) -> T:
+    check_size(source, expected)
+    try:
+        result = parse(source)
+    except (CorruptStoreError, UnsupportedError):
+        check_digest(source, expected)  # if it differs, that says more
+        raise
+    check_digest(source, expected)
+    return result
+
+
+def check_size(source: Source, expected: FileRecord) -> None:
+    """Raise CorruptStoreError if the open file has not the expected size."""
+    if source.nbytes != expected.nbytes:
+        raise CorruptStoreError(
+            f"{str(source.path)!r} is damaged: expected {expected.nbytes} bytes, found "
+            f"{source.nbytes}."
+        )
+
+
+def check_digest(source: Source, expected: FileRecord) -> None:
+    """Read the rest of the file; raise CorruptStoreError if it has not the expected digest."""
+    if (found := source.digest()) != expected.digest:
+        raise CorruptStoreError(
+            f"{str(source.path)!r} is damaged: expected xxh3-128 {expected.digest}, found {found}."
+        )
+
+
+def read_header(source: Source) -> Header:
+    """Read and check the header at the start of an open file; the data follows.
+
+    Raises:
+        CorruptStoreError: it is no header of exactly this file.
+    """
+    where = repr(str(source.path))
+    if source.nbytes < LENGTH_BYTES:
+        raise CorruptStoreError(
+            f"{where} is no safetensors file: expected at least {LENGTH_BYTES} bytes, found "
+            f"{source.nbytes}."
+        )
+    length = int.from_bytes(source.take(LENGTH_BYTES), "little")
+    if length > min(source.left, MAX_HEADER_BYTES):
+        raise CorruptStoreError(
+            f"{where} is no safetensors file: its header would have {length} bytes, "
+            f"expected at most {min(source.left, MAX_HEADER_BYTES)}."
+        )
+    raw = source.take(length)
+    return parse_header(raw, source.left, where)
+
+
+def _layout(source: Source) -> tuple[Header, dict[str, Spec], dict[str, str]]:
+    """Read the header; return it, each tensor's dtype and shape, and the caller's metadata."""
+    header = read_header(source)
+    metadata = dict(header.metadata)
+    specs = _specs(header, metadata.pop(DTYPES_KEY, "{}"), repr(str(source.path)))
+    return header, specs, metadata
+
+
+def _parse(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    header, specs, metadata = _layout(source)
+    found: dict[str, torch.Tensor] = {}
+    for name in sorted(header.entries, key=lambda name: header.entries[name].start):
+        entry, (dtype, shape) = header.entries[name], specs[name]
+        raw = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        if entry.nbytes:
+            source.fill(_memory(raw))
+        try:
+            # detach: what is returned shall be no view of `raw`, only the owner of its storage
+            found[name] = raw.view(dtype).view(shape).detach()
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            raise CorruptStoreError(
+                f"{str(source.path)!r}: tensor {name!r} has an impossible shape {shape[:16]}: {error}"
+            ) from error
+    return {name: found[name] for name in header.entries}, metadata
+
+
+def _specs(header: Header, mapping: str, where: str) -> dict[str, Spec]:
+    """Return each tensor's torch dtype and shape, with the mapped dtypes put back."""
+    specs = {name: (READABLE[entry.tag], entry.shape) for name, entry in header.entries.items()}
+    for name, dtype_name in parse_texts(mapping, f"{where}: {DTYPES_KEY}").items():
+        if name not in specs:
+            raise CorruptStoreError(
+                f"{where}: {DTYPES_KEY} names {name!r}, which is no tensor here."
+            )
+        dtype = carried(dtype_name)
+        carrier, entry = encoding(dtype), header.entries[name]
+        if entry.tag != carrier.tag or (carrier.paired and entry.shape[-1:] != (2,)):
+            raise CorruptStoreError(
+                f"{where}: tensor {name!r} of {dtype_name}: expected {carrier.tag}, found "
+                f"{entry.tag}{list(entry.shape[:16])}."
+            )
+        specs[name] = (dtype, entry.shape[:-1] if carrier.paired else entry.shape)
+    return specs

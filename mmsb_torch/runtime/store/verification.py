@@ -1,0 +1,104 @@
+"""Finding all the damage of a checkpoint, not only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmsb_torch.errors import CorruptStoreError, MMSBError, StoreError
+from mmsb_torch.runtime.store.catalog import folder_tx
+from mmsb_torch.runtime.store.files import FILES, Files, StrPath, explained
+from mmsb_torch.runtime.store.manifest import MANIFEST, Manifest, read_index, read_manifest
+from mmsb_torch.runtime.store.staging import is_folder
+from mmsb_torch.runtime.store.streams import FileRecord
+from mmsb_torch.runtime.store.tensorfile import check_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A damaged file: somewhere in its bytes `[start, stop)`, or those are missing or too many.
+
+    A digest covers a whole file, so the range is no finer than that.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    problem: str
+
+
+def verify_checkpoint(folder: StrPath, files: Files = FILES) -> list[Damage]:
+    """Read the whole checkpoint in `folder` and return what is damaged: nothing, if it would load.
+
+    Needs little memory. Reads only; re-entrant. If the manifest is damaged nothing else can be
+    judged, and only it is named. Files that the manifest does not list are ignored.
+
+    Raises:
+        UnsupportedError: a newer format or an unknown required feature.
+    """
+    folder = Path(folder)
+    try:
+        manifest = checked_manifest(folder, files)
+    except (CorruptStoreError, StoreError) as error:
+        return [_damage(folder / MANIFEST, None, error, files)]
+    found: list[Damage] = []
+    weight_map: dict[str, str] | None = None
+    try:
+        weight_map = read_index(folder, manifest, files)
+    except (CorruptStoreError, StoreError) as error:
+        found.append(_damage(folder / manifest.index.name, manifest.index, error, files))
+    for record in manifest.shards:
+        try:
+            names = check_tensors(folder / record.name, record, files)
+            if weight_map is not None:
+                check_names(folder, record.name, weight_map, names)
+        except (CorruptStoreError, StoreError) as error:
+            found.append(_damage(folder / record.name, record, error, files))
+    return found
+
+
+def checked_manifest(folder: Path, files: Files, store: str | None = None) -> Manifest:
+    """Read the manifest; check that folder, manifest and store belong together.
+
+    Raises:
+        CorruptStoreError: damage, or the folder was renamed or comes from another store.
+        UnsupportedError, StoreError: see `manifest.read_manifest`.
+    """
+    if not is_folder(folder, files):
+        raise CorruptStoreError(f"{str(folder)!r} is no folder: expected a checkpoint.")
+    manifest = read_manifest(folder, files)
+    if (tx := folder_tx(folder)) is not None and tx != manifest.tx:
+        raise CorruptStoreError(
+            f"{str(folder / MANIFEST)!r}: expected transaction {tx} as the folder's name says, found "
+            f"{manifest.tx}. Was the folder renamed?"
+        )
+    if store is not None and store != manifest.store:
+        raise CorruptStoreError(
+            f"{str(folder / MANIFEST)!r} belongs to another store: expected {store}, found "
+            f"{manifest.store}. Was the folder copied here?"
+        )
+    return manifest
+
+
+def check_names(
+    folder: Path, file: str, weight_map: Mapping[str, str], names: Iterable[str]
+) -> None:
+    """Raise CorruptStoreError if the tensors in a file are not those the index says."""
+    expected = {name for name, holder in weight_map.items() if holder == file}
+    if difference := expected ^ set(names):
+        raise CorruptStoreError(
+            f"{str(folder / file)!r} and the index disagree about tensor {min(difference)!r}."
+        )
+
+
+def _damage(path: Path, record: FileRecord | None, error: MMSBError, files: Files) -> Damage:
+    """Describe a file that failed: a wrong size gives the range between the sizes."""
+    try:
+        with explained("look at", path):
+            nbytes = files.lstat(path).st_size
+    except StoreError:
+        nbytes = 0
+    if record is None or record.nbytes == nbytes:
+        return Damage(path, 0, nbytes, str(error))
+    return Damage(path, min(nbytes, record.nbytes), max(nbytes, record.nbytes), str(error))

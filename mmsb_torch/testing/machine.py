@@ -1,0 +1,215 @@
+"""A Hypothesis state machine: a memory and the obvious model, side by side."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from torch import Tensor
+
+from mmsb_torch.device import changed_elements, same_bits
+from mmsb_torch.errors import HistoryError
+from mmsb_torch.memory import Memory
+from mmsb_torch.memory import open as open_memory
+from mmsb_torch.testing.model import ModelMemory
+from mmsb_torch.testing.strategies import DTYPES, Update, shapes, tensors, updates
+from mmsb_torch.types import Spec
+
+
+def flipped(value: Tensor) -> Tensor:
+    """Bits the other way round along the first dimension."""
+    return value.flip(0) if value.dim() else value.clone()
+
+
+def first_row(value: Tensor) -> Tensor:
+    """Only the first row: most edits do not change it, so dependants are cut off."""
+    return value[:1] if value.dim() else value
+
+
+def doubled(a: Tensor, b: Tensor) -> Tensor:
+    """Two pages of one spec, one after the other; or the first."""
+    if a.shape == b.shape and a.dtype == b.dtype:
+        return torch.stack([a, b])
+    return a.clone()
+
+
+_ONE: tuple[Callable[..., Tensor], ...] = (flipped, first_row)
+# flip and stack are not implemented for torch's bare bit shells
+_COMPUTABLE = tuple(
+    d for d in DTYPES if not str(d).startswith(("torch.bits", "torch.int", "torch.uint"))
+    or d in {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+)
+_COMPUTABLE = tuple(d for d in _COMPUTABLE if "float4" not in str(d))
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """pages, updates, transactions, derived pages, checkpoints, reopening, restores.
+
+    Run it with `TestX = MemoryMachine.TestCase`. Every rule acts on a memory with a path and on
+    `ModelMemory`; the invariants compare every page, its epoch and its mask.
+    """
+
+    names = Bundle("names")
+    derived = Bundle("derived")
+
+    @initialize()
+    def start(self) -> None:
+        """Open both."""
+        self.folder = Path(tempfile.mkdtemp(prefix="mmsb-machine-"))
+        self.memory: Memory = open_memory(self.folder / "run.mmsb")
+        self.model = ModelMemory()
+        self.oldest = 0
+        self.count = 0
+
+    @rule(target=names, data=st.data(), shape=shapes(), dtype=st.sampled_from(_COMPUTABLE))
+    def make_page(self, data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype) -> str:
+        """A new page of random bits."""
+        name = f"page {self.count}"
+        self.count += 1
+        value = data.draw(tensors(shape, dtype))
+        self.memory.page(name, value)
+        self.model.page(name, value)
+        return name
+
+    @rule(name=names, data=st.data())
+    def update(self, name: str, data: st.DataObject) -> None:
+        """One update, in any form."""
+        value = self.model.state[name]
+        change = data.draw(updates(tuple(value.shape), value.dtype))
+        self.memory.update(name, change.values, **change.options)
+        self.model.commit([(name, change)])
+
+    @rule(name=names)
+    def write_the_same(self, name: str) -> None:
+        """An update that changes no bit is a delta all the same."""
+        value = self.model.state[name]
+        self.memory.update(name, value)
+        self.model.commit([(name, Update(value))])
+
+    @rule(chosen=st.lists(names, min_size=1, max_size=4), data=st.data(), fail=st.booleans())
+    def commit(self, chosen: list[str], data: st.DataObject, fail: bool) -> None:
+        """Several updates, some of one page, together; or an exception and none of them."""
+        changes = []
+        for name in chosen:
+            value = self.model.state[name]
+            changes.append((name, data.draw(updates(tuple(value.shape), value.dtype))))
+        label = f"label {self.count}"
+        self.count += 1
+        try:
+            with self.memory.commit(label) as tx:
+                for name, change in changes:
+                    tx.update(name, change.values, **change.options)
+                if fail:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            return
+        self.model.commit(changes, label)
+
+    @rule(target=derived, name=st.one_of(names, derived), function=st.sampled_from(_ONE))
+    def derive_one(self, name: str, function: Callable[..., Tensor]) -> str:
+        """A page derived from one page, root or derived."""
+        return self._derive(function, [name])
+
+    @rule(target=derived, a=st.one_of(names, derived), b=st.one_of(names, derived))
+    def derive_two(self, a: str, b: str) -> str:
+        """A page derived from two: diamonds arise."""
+        return self._derive(doubled, [a, b])
+
+    def _derive(self, function: Callable[..., Tensor], inputs: list[str]) -> str:
+        name = f"derived {self.count}"
+        self.count += 1
+        self.memory.derive(function, *inputs, name=name)
+        self.model.derived[name] = (function, inputs)
+        return name
+
+    @rule(name=derived)
+    def read(self, name: str) -> None:
+        """A derived page equals full recomputation."""
+        assert same_bits(self.memory[name].tensor, self.model.value(name).contiguous())
+
+    @rule()
+    def propagate(self) -> None:
+        """Everything is computed, and nothing twice."""
+        self.memory.propagate()
+        before = self.memory.stats()["recomputed"]
+        self.memory.propagate()
+        assert self.memory.stats()["recomputed"] == before
+
+    @rule(data=st.data())
+    def look_back(self, data: st.DataObject) -> None:
+        """Any moment at hand is rebuilt bit for bit, derived pages included."""
+        if self.model.tx <= self.oldest:
+            return
+        tx = data.draw(st.integers(self.oldest + 1, self.model.tx))
+        moment = self.memory.at(tx)
+        for name, value in self.model.states[tx].items():
+            assert same_bits(moment[name], value), name
+        for name in self.model.derived:
+            if name in moment:
+                assert same_bits(moment[name], self.model.value(name, tx).contiguous()), name
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        """Restoring is a transaction of its own."""
+        if self.model.tx <= self.oldest:
+            return
+        tx = data.draw(st.integers(self.oldest + 1, self.model.tx))
+        before = dict(self.model.state)
+        self.memory.restore(tx)
+        for name in self.model.restore(tx):
+            old, new = before[name], self.model.state[name]
+            self.model.touched[name] = self.model.touched[name] | changed_elements(old, new)
+
+    @rule(keep=st.integers(1, 3))
+    def checkpoint(self, keep: int) -> None:
+        """A checkpoint clears the masks."""
+        self.memory.checkpoint(keep=keep)
+        for name, mask in self.model.touched.items():
+            self.model.touched[name] = torch.zeros_like(mask)
+
+    @rule(again=st.booleans())
+    def reopen(self, again: bool) -> None:
+        """Close and open: the state is the same, the history begins at the checkpoint."""
+        self.memory.close()
+        self.memory = open_memory(self.folder / "run.mmsb")
+        for name, mask in self.model.touched.items():
+            self.model.touched[name] = torch.zeros_like(mask)
+        self.oldest = max(self.model.tx - 1, 0)
+        assert self.memory.tx == self.model.tx
+        if self.oldest > 1:
+            try:
+                self.memory.at(self.oldest)
+            except HistoryError:
+                pass
+            else:
+                raise AssertionError("history before the checkpoint was promised to be gone")
+        for name, (function, inputs) in self.model.derived.items():
+            if again:
+                self.memory.derive(function, *inputs, name=name)
+            else:
+                self.memory.derive(lambda *values, f=function: f(*values), *inputs, name=name)
+
+    @invariant()
+    def same_state(self) -> None:
+        """Every root page has the model's bits, epoch and mask."""
+        if not hasattr(self, "memory"):
+            return
+        for name, value in self.model.state.items():
+            page = self.memory[name]
+            assert same_bits(page.tensor, value), name
+            assert Spec.of(page.tensor) == Spec.of(value)
+            assert page.epoch == self.model.epochs[name], name
+            assert torch.equal(page.mask, self.model.touched[name]), name
+        assert self.memory.tx == self.model.tx
+
+    def teardown(self) -> None:
+        """Close, and remove the store."""
+        if hasattr(self, "memory"):
+            self.memory.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
