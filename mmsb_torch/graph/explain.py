@@ -11,11 +11,11 @@ from mmsb_torch.runtime.state import Entry
 
 
 _PHRASES = {
-    "computed": "computed for the first time",
-    "unchanged": "recomputed with an equal result, so what depends on it is cut off",
-    "cut off": "cut off, not recomputed: no bit of its inputs changed",
-    "attached": "its stored value was kept: declared again with equal code",
-    "failed": "its recipe failed",
+    "computed": ("computed for the first time", ""),
+    "unchanged": ("recomputed", ", equal to before: what depends on it is cut off"),
+    "cut off": ("cut off, not recomputed: no bit of its inputs changed", ""),
+    "attached": ("its stored value was kept: declared again with equal code", ""),
+    "failed": ("its recipe failed", ""),
 }
 
 
@@ -71,9 +71,9 @@ class Why:
 
     def _lines(self, indent: str) -> list[str]:
         cost = f" in {self.seconds * 1e3:.2f} ms" if self.seconds else ""
-        rows = f", changed {self.rows}" if self.rows else ""
-        done = _PHRASES.get(self.what, self.what)
-        lines = [f"{indent}{self.page!r} is {self.status}: {done}{cost}{rows}"]
+        rows = f", changed {self.rows}" if self.rows and self.what != "unchanged" else ""
+        before, after = _PHRASES.get(self.what, (self.what, ""))
+        lines = [f"{indent}{self.page!r} is {self.status}: {before}{cost}{rows}{after}"]
         if self.reason:
             lines.append(f"{indent}  because {self.reason}")
         lines += [f"{indent}  because {edit}" for edit in self.edits]

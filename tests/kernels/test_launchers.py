@@ -31,6 +31,7 @@ def masks(place, numel, tile):
         one = place.mask((numel,), 0.0)
         one[place.choice(numel, 1)] = True
         yield one, 1
+        yield ~one, 0
     if numel > tile:  # one tile all true, one all false, one mixed, and the end
         striped = place.mask((numel,), 0.5)
         striped[:tile] = True
@@ -130,20 +131,23 @@ def test_values_may_be_base_itself(place):
     assert torch.equal(base, want)
 
 
-def test_what_is_out_of_range_is_not_written(place):
-    base = place.bits((6, 4), torch.int32, skip=40)
+@pytest.mark.parametrize(
+    ("name", "shape", "inside"),
+    [("delta_merge_rows", (6, 4), [0, 5]), ("delta_merge_elements", (24,), [0, 23])],
+)
+def test_what_is_out_of_range_is_not_written(place, name, shape, inside):
+    base = place.bits(shape, torch.int32, skip=8)
+    values = place.bits((4, *shape[1:]), torch.int32)
+    outside = torch.tensor([-1, inside[0], shape[0], inside[1]], device=place.device)
+    before = surroundings(base)
     want = base.clone()
-    values = place.bits((4, 4), torch.int32)
-    want[[0, 5]] = values[[1, 3]]
-    outside = torch.tensor([-1, 0, 6, 5], device=place.device)
+    want[inside] = values[[1, 3]]
     with place.entered():
-        mmsb_kernels.delta_merge_rows(base, values, outside)
+        getattr(mmsb_kernels, name)(base, values, outside)
     assert torch.equal(base, want)
-    want.view(-1)[[0, 23]] = values[0, [1, 3]]
-    outside = torch.tensor([-1, 0, 24, 23], device=place.device)
-    with place.entered():
-        mmsb_kernels.delta_merge_elements(base, values[0], outside)
-    assert torch.equal(base, want)
+    after = surroundings(base)
+    assert torch.equal(after[: 4 * 8], before[: 4 * 8])
+    assert torch.equal(after[-4 * 8 :], before[-4 * 8 :])
 
 
 @pytest.mark.parametrize("given_values", [1, 1024, 1500, 3000])

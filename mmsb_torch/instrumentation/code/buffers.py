@@ -7,6 +7,7 @@ They are compared by content at each check. Version counters are not enough: fus
 from __future__ import annotations
 
 import array
+import ctypes
 import functools
 import random
 import threading
@@ -22,10 +23,9 @@ from .encoding import atom, digest, frame, framed, text
 from .walk import Label, Walk
 
 _PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
-_NUMPY_DTYPES = {torch.float32, torch.float64, torch.int64, torch.int32, torch.bool}
 _CHUNK = 1 << 20
 _LOCAL = threading.local()
-# Numpy and data_ptr count as writes to a copy-on-write tensor, and end its watch for writes.
+# Asking for the address counts as a write to a copy-on-write tensor, and end its watch for writes.
 _is_copy_on_write: Callable[[Tensor], bool] = getattr(
     torch._C,  # noqa: SLF001 - nothing public tells; without it the tensor is read directly
     "_is_cow_tensor",
@@ -89,35 +89,36 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
-def _gradient(tensor: Tensor, default: object) -> object:
+def _gradient(tensor: Tensor, _default: object) -> object:
     return tensor.grad
 
 
 def _read_tensor(tensor: Tensor) -> Hashable:
-    plain = tensor.detach()
     return (
-        b"" if plain.is_meta else _tensor_digest(plain),
-        plain.dtype,
-        plain.shape,
-        plain.stride(),
-        plain.device,
+        b"" if tensor.is_meta else _tensor_digest(tensor),
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        tensor.device,
         tensor.requires_grad,
-        plain.is_conj(),
-        plain.is_neg(),
+        tensor.is_conj(),
+        tensor.is_neg(),
     )
 
 
 def _tensor_digest(tensor: Tensor) -> bytes:
-    if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.resolve_conj().resolve_neg()
-    if not tensor.is_cpu:
-        tensor = tensor.cpu()
-    tensor = tensor.contiguous()
+    """The digest of the elements as they are stored, conjugation and sign not applied."""
+    if not tensor.is_cpu or not tensor.is_contiguous():
+        tensor = tensor.detach().cpu().contiguous()
     if _is_copy_on_write(tensor):
-        return _copied_digest(tensor.view(-1).view(torch.uint8))
-    if tensor.dtype not in _NUMPY_DTYPES:
-        tensor = tensor.view(-1).view(torch.uint8)
-    return digest(tensor.numpy())
+        if not (tensor.is_conj() or tensor.is_neg()):
+            return _copied_digest(tensor.detach().view(-1).view(torch.uint8))
+        tensor = tensor.detach().clone()
+    size = tensor.nbytes
+    if tensor.untyped_storage().nbytes() < size + tensor.storage_offset() * tensor.itemsize:
+        raise ValueError("the tensor's memory was freed")
+    # Not by way of numpy: asking for an array forbids resizing the tensor, for good.
+    return digest((ctypes.c_char * size).from_address(tensor.data_ptr())) if size else b""
 
 
 def _copied_digest(flat: Tensor) -> bytes:
@@ -125,7 +126,7 @@ def _copied_digest(flat: Tensor) -> bytes:
     buffer = getattr(_LOCAL, "buffer", None)
     if buffer is None:
         buffer = _LOCAL.buffer = torch.empty(_CHUNK, dtype=torch.uint8)
-    view = buffer.numpy()
+    view: Any = buffer.numpy()
     state = xxhash.xxh3_128()
     for start in range(0, flat.numel(), _CHUNK):
         chunk = flat[start : start + _CHUNK]
@@ -158,7 +159,7 @@ def _read_bytes(value: bytearray | array.array[Any]) -> Hashable:
 
 
 def _torch_state(value: torch.Generator) -> Hashable:
-    return digest(value.get_state().numpy()), value.device
+    return digest(bytes(value.get_state().tolist())), value.device
 
 
 def _numpy_state(value: Any) -> Hashable:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from . import libraries
 from .encoding import frame, text
+from .layout import adds_no_state
 from .walk import Label, Walk
 
 # Written by the interpreter, or of no effect when code runs.
@@ -35,22 +35,6 @@ _COMPILED = (
 )
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
-_HEAP_TYPE = 1 << 9
-_POINTER = object.__basicsize__ // 2
-
-
-class _WithDict:
-    __slots__ = ("__dict__",)
-
-
-class _WithWeakref:
-    __slots__ = ("__weakref__",)
-
-
-# Nothing where the interpreter keeps them in front of the object.
-_DICT_SIZE = _WithDict.__basicsize__ - object.__basicsize__
-_WEAKREF_SIZE = _WithWeakref.__basicsize__ - object.__basicsize__
-
 
 def visit_class(walk: Walk, cls: type, label: Label) -> None:
     """A class."""
@@ -62,13 +46,15 @@ def visit_class(walk: Walk, cls: type, label: Label) -> None:
         _visit_compiled(walk, cls, label)
         return
     entries = tuple(cls.__dict__.items())
-    _guard(walk, cls, cls.__dict__, entries)
+    walk.guards.elements(cls.__dict__.keys(), [key for key, _ in entries])
+    walk.guards.elements(cls.__dict__.values(), [value for _, value in entries])
+    walk.guards.lookup(_order, cls, cls.__mro__)
     walk.write(label, frame("class", text(cls.__name__)))
     for base in (*cls.__bases__, type(cls)):
         walk.enter(Label("class", base.__name__), "base", base)
     if issubclass(cls, enum.Enum):
-        _visit_members(walk, cls, label)
-        entries = tuple((key, value) for key, value in entries if _is_enum_code(key, value))
+        _visit_members(walk, cls)
+        entries = tuple(entry for entry in entries if _is_enum_code(entry[1]))
     skipped = _SKIPPED
     if issubclass(cls, torch.autograd.Function):
         skipped = _SKIPPED | _AUTOGRAD_SKIPPED
@@ -104,40 +90,10 @@ def is_python(cls: type) -> bool:
     compiled = any(
         isinstance(value, _COMPILED) and value.__objclass__ is cls for value in vars(cls).values()
     )
-    return _adds_no_state(cls) and not compiled
+    return adds_no_state(cls) and not compiled
 
 
-def layout_base(cls: type) -> type:
-    """The nearest base whose instances hold state beside their `__dict__` and slots.
-
-    `object` for an ordinary class: then `__dict__` and slots are all there is.
-    """
-    while cls is not object and _adds_no_state(cls):
-        base = cls.__base__
-        assert base is not None
-        cls = base
-    return cls
-
-
-def slots(cls: type) -> list[tuple[str, types.MemberDescriptorType]]:
-    """Names and descriptors of all slots, the inherited ones included."""
-    return [
-        (name, value)
-        for owner in cls.__mro__
-        for name, value in owner.__dict__.items()
-        if isinstance(value, types.MemberDescriptorType)
-    ]
-
-
-def _guard(
-    walk: Walk, cls: type, namespace: Mapping[str, object], entries: tuple[tuple[str, object], ...]
-) -> None:
-    walk.guards.elements(namespace.keys(), (key for key, _ in entries))
-    walk.guards.elements(namespace.values(), (value for _, value in entries))
-    walk.guards.lookup(_order, cls, cls.__mro__)
-
-
-def _order(cls: type, default: object) -> object:  # noqa: ARG001 - the signature of dict.get
+def _order(cls: type, _default: object) -> object:
     return cls.__mro__
 
 
@@ -149,33 +105,21 @@ def _visit_compiled(walk: Walk, cls: type, label: Label) -> None:
         walk.write(label, libraries.located(library, f"{cls.__module__}:{cls.__qualname__}"))
 
 
-def _visit_members(walk: Walk, cls: type[enum.Enum], label: Label) -> None:
+def _visit_members(walk: Walk, cls: type[enum.Enum]) -> None:
     for name, member in cls.__members__.items():
         part = Label("member", f"{cls.__name__}.{name}")
         walk.write(part, frame("member", text(name), walk.refer(member.value, part)))
 
 
-def _is_enum_code(key: str, value: object) -> bool:
+def _is_enum_code(value: object) -> bool:
     return not isinstance(value, enum.Enum) and isinstance(
         value, (types.FunctionType, staticmethod, classmethod, property)
     )
 
 
 def _kind(value: object) -> str:
-    return "method" if isinstance(value, (types.FunctionType, staticmethod, classmethod)) else (
-        "class attribute"
+    return (
+        "method"
+        if isinstance(value, (types.FunctionType, staticmethod, classmethod))
+        else ("class attribute")
     )
-
-
-def _adds_no_state(cls: type) -> bool:
-    """Whether an instance is larger than its base's by slots, dict and weak references only."""
-    base, own = cls.__base__, cls.__dict__
-    if base is None or not cls.__flags__ & _HEAP_TYPE:
-        return False
-    size = base.__basicsize__
-    size += _POINTER * sum(isinstance(v, types.MemberDescriptorType) for v in own.values())
-    if "__dict__" in own:
-        size += _POINTER if cls.__itemsize__ else _DICT_SIZE
-    if "__weakref__" in own:
-        size += _WEAKREF_SIZE
-    return cls.__basicsize__ == size

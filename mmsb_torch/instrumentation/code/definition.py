@@ -75,7 +75,9 @@ class Definition:
         self.label: str = _label(function)
 
     @classmethod
-    def of(cls, function: Callable[..., Any], constants: Mapping[str, Any] = _NOTHING) -> Definition:
+    def of(
+        cls, function: Callable[..., Any], constants: Mapping[str, Any] = _NOTHING
+    ) -> Definition:
         """The definition of `function` as it is now.
 
         Args:

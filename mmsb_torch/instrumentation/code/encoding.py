@@ -7,7 +7,7 @@ itself.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import pathlib
 import struct
@@ -43,9 +43,8 @@ def frame(tag: str, *parts: bytes) -> bytes:
 
 def framed(tag: str, parts: Iterable[bytes]) -> bytes:
     """`frame` of an iterable; a long result is replaced by its digest."""
-    body = b"".join(b"%d:%b" % (len(part), part) for part in parts)
-    data = b"%b(%b)" % (tag.encode(), body)
-    return data if len(data) <= _INLINE else b"#" + digest(data)
+    body = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return _short(b"%b(%b)" % (tag.encode(), body))
 
 
 def text(value: str) -> bytes:
@@ -96,13 +95,17 @@ def _numpy_scalar(value: np.generic) -> bytes | None:
     return frame("numpy", text(repr(value.dtype)), data)
 
 
+def _short(data: bytes) -> bytes:
+    return data if len(data) <= _INLINE else b"#" + digest(data)
+
+
 def _integer(value: int) -> bytes:
     return b"int%d" % value if value.bit_length() < 64 else frame("int", text(hex(value)))
 
 
 def _moment(value: Any) -> bytes | None:
     zone = getattr(value, "tzinfo", None)
-    if zone is not None and type(zone) is not datetime.timezone:
+    if zone is not None and type(zone) is not dt.timezone:
         return None
     return frame("datetime", text(repr(value)))
 
@@ -119,15 +122,15 @@ _ENCODERS: dict[type, Callable[[Any], bytes | None]] = {
     int: _integer,
     float: lambda value: b"float" + struct.pack("<d", value),
     complex: lambda value: b"complex" + struct.pack("<dd", value.real, value.imag),
-    str: lambda value: frame("str", text(value)),
-    bytes: lambda value: frame("bytes", value),
+    str: lambda value: _short(b"'" + text(value)),
+    bytes: lambda value: _short(b'"' + value),
     range: lambda value: frame("range", text(repr(value))),
     decimal.Decimal: _named("Decimal"),
-    datetime.date: _moment,
-    datetime.time: _moment,
-    datetime.datetime: _moment,
-    datetime.timedelta: _moment,
-    datetime.timezone: lambda value: frame("timezone", text(repr(value))),
+    dt.date: _moment,
+    dt.time: _moment,
+    dt.datetime: _moment,
+    dt.timedelta: _moment,
+    dt.timezone: lambda value: frame("timezone", text(repr(value))),
     torch.dtype: _named("torch"),
     torch.device: _named("torch.device"),
     torch.layout: _named("torch"),

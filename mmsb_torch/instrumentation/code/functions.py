@@ -94,7 +94,7 @@ def visit_function(walk: Walk, function: types.FunctionType, label: Label) -> No
     if scope.library is None:
         walk.attributes.update(code.names)
     _visit_defaults(walk, function)
-    _visit_attributes(walk, function)
+    _visit_attributes(walk, function, scope)
     _visit_closure(walk, function, code.references, scope)
     for reference in code.references:
         if reference.scope == "global":
@@ -130,9 +130,7 @@ def visit_partial(walk: Walk, value: functools.partial[Any], label: Label) -> No
     of = "" if label.is_root else f" of '{label.name}'"
     for position, argument in enumerate(value.args):
         walk.enter(Label("argument", str(position), of), "argument", argument)
-    items = tuple(value.keywords.items())
-    values.guard_items(walk, value.keywords.keys(), value.keywords.values(), items)
-    for name, argument in items:
+    for name, argument in values.items_of(walk, value.keywords):
         part = Label("argument", name, of)
         walk.write(part, frame("keyword", text(name), walk.refer(argument, part)))
     values.visit_attributes(walk, value, label)
@@ -144,6 +142,16 @@ def visit_cached(walk: Walk, value: Any, label: Label) -> None:
         return
     walk.write(label, frame("cached", atom(tuple(value.cache_parameters().items())) or b""))
     walk.enter(label, "function", value.__wrapped__)
+
+
+def visit_operator(walk: Walk, value: Any, label: Label) -> None:
+    """An operator of `torch.ops`: torch's and ours by name, any other by identity."""
+    name = str(value)
+    library = libraries.operators_of(name.partition(".")[0])
+    if library is None:
+        walk.identify(value, label, f"operator torch.ops.{name}")
+    else:
+        walk.write(label, libraries.located(library, f"torch.ops.{name}"))
 
 
 def library_name(walk: Walk, value: object, label: Label) -> bool:
@@ -166,7 +174,9 @@ def _scope_of(function: types.FunctionType) -> Scope:
     library = None
     if libraries.is_library_file(function.__code__.co_filename):
         library = libraries.library_of(str(function.__globals__.get("__name__")))
-    return Scope(function.__globals__, function.__builtins__, library)
+    # mypy does not know this attribute of functions.
+    builtin: Mapping[str, Any] = function.__builtins__  # type: ignore[attr-defined]
+    return Scope(function.__globals__, builtin, library)
 
 
 def _visit_defaults(walk: Walk, function: types.FunctionType) -> None:
@@ -178,21 +188,26 @@ def _visit_defaults(walk: Walk, function: types.FunctionType) -> None:
         walk.enter(Label("default", name, of), "default", value)
     keywords = function.__kwdefaults__
     if keywords is not None:
-        items = tuple(keywords.items())
-        values.guard_items(walk, keywords.keys(), keywords.values(), items)
-        for name, value in items:
+        for name, value in values.items_of(walk, keywords):
             part = Label("default", name, of)
             walk.write(part, frame("keyword", text(name), walk.refer(value, part)))
 
 
-def _visit_attributes(walk: Walk, function: types.FunctionType) -> None:
+def _visit_attributes(walk: Walk, function: types.FunctionType, scope: Scope) -> None:
     attributes = function.__dict__
-    items = tuple(attributes.items())
-    if items:
-        values.guard_items(walk, attributes.keys(), attributes.values(), items)
-    for name, value in items:
+    if not attributes:  # the guard of the function itself looks at its size
+        return
+    for name, value in values.items_of(walk, attributes):
         part = Label("attribute", f"{function.__name__}.{name}")
-        walk.write(part, frame("attribute", text(str(name)), walk.refer(value, part)))
+        cached = scope.library is not None and _is_cache(value)
+        data = b"cache" if cached else walk.refer(value, part)
+        walk.write(part, frame("attribute", text(str(name)), data))
+
+
+def _is_cache(value: object) -> bool:
+    """Whether a library's wrapper keeps this to be fast, like `functools.singledispatch`."""
+    owner = value.__self__ if isinstance(value, types.MethodType) else value
+    return isinstance(owner, weakref.WeakKeyDictionary)
 
 
 def _visit_closure(
@@ -206,8 +221,8 @@ def _visit_closure(
         chains = [r.chain for r in references if r.scope == "closure" and r.name == name]
         if value is MISSING:
             walk.write(label, b"empty")
-        elif scope.library is not None and isinstance(value, weakref.WeakKeyDictionary):
-            walk.write(label, b"cache")  # of functools.singledispatch
+        elif scope.library is not None and _is_cache(value):
+            walk.write(label, b"cache")
         elif chains and isinstance(value, types.ModuleType):
             for chain in chains:
                 _follow(walk, value, chain, label, scope)
@@ -236,15 +251,16 @@ def _visit_import(walk: Walk, reference: Reference, scope: Scope) -> None:
     if reference.level:
         package = scope.globals.get("__package__") or scope.globals.get("__name__") or ""
         name = importlib.util.resolve_name("." * reference.level + name, str(package))
-    label = Label("import", name)
+    label = Label("global", name)
     module = sys.modules.get(name, MISSING)
     if isinstance(module, types.ModuleType):
         walk.guards.name(sys.modules, name, module)
-        _follow(walk, module, reference.chain, label._replace(kind="global"), scope)
+        _follow(walk, module, reference.chain, label, scope)
         return
-    library = libraries.library_of(name)
+    place = ".".join((name, *reference.chain))
+    label, library = Label("global", place), libraries.library_of(name)
     if library is not None:
-        walk.write(label, libraries.located(library, ".".join((name, *reference.chain))))
+        walk.write(label, libraries.located(library, place))
         return
     walk.guards.name(sys.modules, name, module)
     walk.write(label, b"missing")

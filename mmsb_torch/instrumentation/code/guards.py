@@ -134,7 +134,7 @@ class Guards:
         """The label of the first content that reads differently now, else None."""
         label = None
         try:
-            for label, read, expected in self.contents:  # noqa: B007 - named if reading raises
+            for label, read, expected in self.contents:
                 if read() != expected:
                     return label
         except Exception:  # noqa: BLE001 - storage that was freed reads as changed

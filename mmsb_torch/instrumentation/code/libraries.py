@@ -36,6 +36,18 @@ def library_of(module: str) -> str | None:
     return _library(module, _file_of(loaded))
 
 
+def operators_of(namespace: str) -> str | None:
+    """The library that `torch.ops.<namespace>` belongs to, if it is known."""
+    if namespace in _OUR_OPERATORS:
+        return library_of("mmsb_torch")
+    return library_of("torch") if namespace in _TORCH_OPERATORS else None
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is this package's."""
+    return cls.__module__.partition(".")[0] in _OURS
+
+
 def is_library_file(filename: str) -> bool:
     """Whether code of this file name (`co_filename`) belongs to a library."""
     return filename.startswith("<frozen ") or _place(filename) is not None
@@ -134,11 +146,7 @@ def _fileless(module: str, top: str) -> str | None:
     if module == top or package is None:
         return None
     if module.startswith(("torch.ops.", "torch.classes.")):
-        namespace = module.split(".")[2]
-        if namespace in _OUR_OPERATORS:
-            return _library("mmsb_torch", None)
-        if namespace not in _TORCH_OPERATORS:
-            return None
+        return operators_of(module.split(".")[2])
     return _library(top, _file_of(package))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from torch import nn
 
-from . import classes, libraries, values
+from . import libraries, values
 from .encoding import frame, framed, text
 from .walk import Label, Walk
 
@@ -31,7 +32,7 @@ _GLOBAL_HOOKS = {
 def visit_module(walk: Walk, module: nn.Module, label: Label) -> None:
     """A module: class, hooks, training flag, attributes, parameters, buffers, submodules."""
     own = Label("module", label.name)
-    if classes.layout_base(type(module)) is not object:
+    if walk.layout(type(module)).base is not object:
         walk.identify(module, own)
         return
     _visit_class(walk, module, own)
@@ -40,7 +41,7 @@ def visit_module(walk: Walk, module: nn.Module, label: Label) -> None:
     for name, value in items:
         if name in _KINDS and isinstance(value, dict):
             _visit_parts(walk, name, value, label)
-        elif _is_hooks(name, value):
+        elif isinstance(value, dict) and _is_hooks(name, value):
             if name not in _UNUSED_HOOKS:
                 _visit_hooks(walk, name, value, own, numbers)
         elif name == "training":
@@ -60,9 +61,8 @@ def visit_global_hooks(walk: Walk) -> None:
 
 
 def _visit_parts(walk: Walk, table: str, parts: dict[str, Any], label: Label) -> None:
-    kind, items = _KINDS[table], tuple(parts.items())
-    values.guard_items(walk, parts.keys(), parts.values(), items)
-    for name, value in items:
+    kind = _KINDS[table]
+    for name, value in values.items_of(walk, parts):
         part = label.of(kind, name)
         walk.write(part, frame(kind, text(name), walk.refer(value, part)))
 
@@ -71,13 +71,11 @@ def _visit_hooks(
     walk: Walk, name: str, table: dict[Any, Any], own: Label, numbers: Mapping[int, int]
 ) -> None:
     """Hooks in the order in which they run; their keys count all hooks of the process."""
-    items = tuple(table.items())
-    values.guard_items(walk, table.keys(), table.values(), items)
-    label = Label("hooks of", own.name)
-    parts = (
-        part for key, hook in items for part in (b"%d" % numbers[key], walk.refer(hook, label))
-    )
-    walk.write(label, framed(name, parts) if items else text(name))
+    items = values.items_of(walk, table)
+    if items:
+        label = Label("hooks of", own.name)
+        parts = ((b"%d" % numbers[key], walk.refer(hook, label)) for key, hook in items)
+        walk.write(label, framed(name, chain.from_iterable(parts)))
 
 
 def _hook_numbers(tables: Mapping[str, Any]) -> dict[int, int]:
@@ -87,12 +85,7 @@ def _hook_numbers(tables: Mapping[str, Any]) -> dict[int, int]:
 
 
 def _is_hooks(name: str, value: object) -> bool:
-    return (
-        name.startswith("_")
-        and "hooks" in name
-        and isinstance(value, dict)
-        and all(type(key) is int for key in value)
-    )
+    return name.endswith("hooks") and isinstance(value, dict) and all(type(k) is int for k in value)
 
 
 def _visit_class(walk: Walk, module: nn.Module, own: Label) -> None:
@@ -106,9 +99,7 @@ def visit_patches(walk: Walk, cls: type) -> None:
     """Methods that somebody has put into a library's class; the others go by its version."""
     if not walk.first(cls):
         return
-    items = tuple(cls.__dict__.items())
-    values.guard_items(walk, cls.__dict__.keys(), cls.__dict__.values(), items)
-    for name, value in items:
+    for name, value in values.items_of(walk, cls.__dict__):
         if isinstance(value, types.FunctionType) and not _is_own(cls, name, value):
             label = Label("method", f"{cls.__name__}.{name}")
             walk.write(label, frame("patch", text(name), walk.refer(value, label)))

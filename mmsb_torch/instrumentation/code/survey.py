@@ -35,6 +35,8 @@ _BY_TYPE: dict[type, Callable[[Walk, Any, Label], None]] = {
     types.MethodType: functions.visit_method,
     types.BuiltinFunctionType: functions.visit_builtin,
     types.MethodWrapperType: functions.visit_builtin,
+    type(torch.ops.aten.add): functions.visit_operator,
+    type(torch.ops.aten.add.Tensor): functions.visit_operator,
     functools.partial: functions.visit_partial,
     type(functools.lru_cache(int)): functions.visit_cached,
     staticmethod: classes.visit_descriptor,
@@ -54,6 +56,7 @@ _BY_TYPE: dict[type, Callable[[Walk, Any, Label], None]] = {
     operator.itemgetter: values.visit_reduced,
     operator.attrgetter: values.visit_reduced,
     operator.methodcaller: values.visit_reduced,
+    type(collections.namedtuple("_", "field").field): values.visit_field,  # noqa: PYI024
     bytearray: buffers.visit_bytes,
     array.array: buffers.visit_bytes,
     type(threading.Lock()): values.visit_by_type,
@@ -136,7 +139,10 @@ def _visit_other(walk: Walk, value: Any, label: Label) -> None:
         and functions.library_name(walk, value, label)
     ):
         return
-    if typing.get_origin(value) is not None:
+    if libraries.is_ours(cls) and walk.layout(cls).base is object:
+        # A memory or a page: what it holds is followed by the engine, not by value.
+        walk.identify(value, label)
+    elif typing.get_origin(value) is not None:
         values.visit_alias(walk, value, label)
     else:
         values.visit_instance(walk, value, label)

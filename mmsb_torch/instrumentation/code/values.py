@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import collections
-import functools
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import classes, libraries
+from . import libraries
 from .encoding import frame, framed, text
 from .walk import Label, Walk
 
+_DICTS = (collections.OrderedDict, dict)
 _SCALARS = (str, bytes, int, float, complex)
 
 
@@ -42,10 +42,7 @@ def visit_sequence(walk: Walk, value: Any, label: Label) -> None:
 
 def visit_mapping(walk: Walk, value: Any, label: Label) -> None:
     """A dict, or an instance of a subclass, by its items in order."""
-    base = _builtin(value, collections.OrderedDict, dict)
-    items = tuple(base.items(value))
-    guard_items(walk, base.keys(value), base.values(value), items)
-    parts = (walk.refer(part, label) for item in items for part in item)
+    parts = (walk.refer(part, label) for item in items_of(walk, value) for part in item)
     walk.write(label, framed(type(value).__name__, parts))
     if isinstance(value, collections.defaultdict):
         walk.guards.lookup(_factory, value, value.default_factory)
@@ -70,8 +67,7 @@ def visit_scalar(walk: Walk, value: Any, label: Label) -> None:
 
 def visit_instance(walk: Walk, value: object, label: Label) -> None:
     """An object: class, plain base if it extends one, `__dict__` and slots; else by identity."""
-    cls = type(value)
-    base = classes.layout_base(cls)
+    base = walk.layout(type(value)).base
     contents = _CONTENTS.get(base)
     if base is not object and contents is None:
         walk.identify(value, label)
@@ -99,7 +95,7 @@ def visit_attributes(walk: Walk, value: object, label: Label) -> None:
 
 def visit_slots(walk: Walk, value: object, label: Label) -> None:
     """The slots of an object."""
-    for name, slot in classes.slots(type(value)):
+    for name, slot in walk.layout(type(value)).slots:
         part = label.attribute(name)
         entry = _slot((slot, value), _EMPTY)
         walk.guards.lookup(_slot, (slot, value), entry)
@@ -113,11 +109,8 @@ def visit_module(walk: Walk, module: types.ModuleType, label: Label) -> None:
     if library is not None:
         walk.write(label, libraries.located(library, module.__name__))
         return
-    namespace = vars(module)
-    items = tuple(namespace.items())
-    guard_items(walk, namespace.keys(), namespace.values(), items)
     walk.write(label, b"module")
-    for name, value in items:
+    for name, value in items_of(walk, vars(module)):
         if not name.startswith("__"):
             part = label.of("global", name)
             walk.write(part, frame("name", text(name), walk.refer(value, part)))
@@ -142,6 +135,11 @@ def visit_reduced(walk: Walk, value: Any, label: Label) -> None:
     walk.write(label, frame("reduced", walk.refer(cls, label), walk.refer(arguments, label)))
 
 
+def visit_field(walk: Walk, value: Any, label: Label) -> None:
+    """A field of a namedtuple, by its position."""
+    walk.write(label, frame("field", walk.refer(value.__reduce__()[1][0], label)))
+
+
 def visit_pattern(walk: Walk, value: Any, label: Label) -> None:
     """A compiled regular expression."""
     walk.write(label, frame("pattern", walk.refer((value.pattern, value.flags), label)))
@@ -149,8 +147,7 @@ def visit_pattern(walk: Walk, value: Any, label: Label) -> None:
 
 def visit_proxy(walk: Walk, value: types.MappingProxyType[Any, Any], label: Label) -> None:
     """A read-only view of a mapping, by its items."""
-    items = tuple(value.items())
-    guard_items(walk, value.keys(), value.values(), items)
+    items = items_of(walk, value)
     walk.write(label, framed("proxy", (walk.refer(part, label) for item in items for part in item)))
 
 
@@ -168,14 +165,18 @@ def visit_cell(walk: Walk, cell: types.CellType, label: Label) -> None:
     """A closure's cell."""
     contents = cell_contents(cell, _EMPTY)
     walk.guards.lookup(cell_contents, cell, contents)
-    walk.write(label, b"empty" if contents is _EMPTY else frame("cell", walk.refer(contents, label)))
+    walk.write(
+        label, b"empty" if contents is _EMPTY else frame("cell", walk.refer(contents, label))
+    )
 
 
-def items_of(walk: Walk, mapping: Mapping[Any, Any], base: Any = dict) -> tuple[Item, ...]:
-    """The items of a mapping, guarded; `base` is the builtin class whose methods read it."""
-    if base is dict and not mapping:
+def items_of(walk: Walk, mapping: Any) -> tuple[tuple[Any, Any], ...]:
+    """The items of a dict, of an instance of a subclass, or of a mapping proxy, guarded."""
+    if type(mapping) in _DICTS and not mapping:
         walk.guards.empty(mapping)
         return ()
+    # A builtin's own methods, whatever a subclass makes of them.
+    base: Any = next((base for base in _DICTS if isinstance(mapping, base)), type(mapping))
     items = tuple(base.items(mapping))
     walk.guards.elements(base.keys(mapping), [key for key, _ in items])
     walk.guards.elements(base.values(mapping), [value for _, value in items])
@@ -218,11 +219,11 @@ def _slot(place: tuple[types.MemberDescriptorType, object], default: object) -> 
         return default
 
 
-def _target(reference: weakref.ref[Any], default: object) -> object:  # noqa: ARG001 - as dict.get
+def _target(reference: weakref.ref[Any], _default: object) -> object:
     return reference()
 
 
-def _factory(value: Any, default: object) -> object:  # noqa: ARG001 - as dict.get
+def _factory(value: Any, _default: object) -> object:
     return value.default_factory
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .encoding import atom, digest, frame, framed, text
 from .guards import Guards
 from .identity import Serials, token
+from .layout import Layout, layout_of
 
 ROOT = "code of"
 
@@ -70,6 +71,14 @@ class Walk:
         self._queue: deque[tuple[object, Label]] = deque()
         self._nesting: tuple[int, ...] = ()
         self._once: set[int] = set()
+        self._layouts: dict[type, Layout] = {}
+
+    def layout(self, cls: type) -> Layout:
+        """`layout_of`, computed once a class."""
+        found = self._layouts.get(cls)
+        if found is None:
+            found = self._layouts[cls] = layout_of(cls)
+        return found
 
     def first(self, value: object) -> bool:
         """Whether this is the first call with this object, which must outlive the walk."""

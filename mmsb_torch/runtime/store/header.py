@@ -60,6 +60,15 @@ class Header:
     metadata: Mapping[str, str]
 
 
+def check_count(tensors: int) -> None:
+    """Raise UnsupportedError if that many tensors are too many for one file."""
+    if tensors > MAX_TENSORS:
+        raise UnsupportedError(
+            f"one file holds at most {MAX_TENSORS} tensors, got {tensors}. "
+            "Write a checkpoint, which spreads them over files."
+        )
+
+
 def build_header(header: Header) -> bytes:
     """Return length and JSON of `header`, padded so that the data starts at a multiple of 64.
 
@@ -67,11 +76,7 @@ def build_header(header: Header) -> bytes:
         UnsupportedError: too many tensors, or too long a header, for one file.
         SerializationError: a name or a text is no valid unicode.
     """
-    if len(header.entries) > MAX_TENSORS:
-        raise UnsupportedError(
-            f"one file holds at most {MAX_TENSORS} tensors, got {len(header.entries)}. "
-            "Write a checkpoint, which spreads them over files."
-        )
+    check_count(len(header.entries))
     fields: dict[str, object] = {}
     if header.metadata:
         fields[METADATA_KEY] = dict(header.metadata)

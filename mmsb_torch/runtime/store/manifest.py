@@ -188,6 +188,6 @@ def read_index(folder: Path, manifest: Manifest, files: Files = FILES) -> dict[s
     weight_map: dict[str, str] = fields.get("weight_map", dict)
     listed = {record.name for record in manifest.shards}
     for name, file in weight_map.items():
-        if file not in listed:
+        if type(file) is not str or file not in listed:
             raise fields.damage(f"tensor {name!r:.80} is in {file!r:.80}, which is no file of it")
     return weight_map

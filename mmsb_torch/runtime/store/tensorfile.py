@@ -33,6 +33,7 @@ from mmsb_torch.runtime.store.header import (
     Entry,
     Header,
     build_header,
+    check_count,
     parse_header,
     parse_texts,
 )
@@ -115,6 +116,7 @@ def write_tensors(
         UnsupportedError: a tensor that is not dense, or too many for one file.
         StoreError: the file exists or the disk fails; no file is left.
     """
+    check_count(len(tensors))
     stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
     order = sorted(stored.values(), key=_placement)
     head = build_header(_header(stored, order, metadata))

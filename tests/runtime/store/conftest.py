@@ -158,7 +158,7 @@ class Kit:
 
     @staticmethod
     def descriptors():
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(scope="session")

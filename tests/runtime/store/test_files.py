@@ -35,7 +35,9 @@ def test_errors_name_the_path_the_reason_and_what_to_do(tmp_path, code, advice):
     assert isinstance(error, OSError)
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [1] * 9, [CHUNK_BYTES], [7, CHUNK_BYTES + 1, 5, 300_000]])
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1] * 9, [CHUNK_BYTES], [7, CHUNK_BYTES + 1, 5, 300_000]]
+)
 def test_pieces_of_any_size_come_back(tmp_path, sizes):
     pieces = [os.urandom(size) for size in sizes]
     with new_file(tmp_path / "a") as sink:

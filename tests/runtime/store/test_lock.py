@@ -1,5 +1,4 @@
 import errno
-import gc
 import os
 import signal
 import time
@@ -111,10 +110,9 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path, kit):
 
 
 def test_forgetting_to_close_is_said_and_mended(tmp_path):
-    lock = WriterLock(tmp_path / "LOCK")
+    locks = [WriterLock(tmp_path / "LOCK")]
     with pytest.warns(ResourceWarning, match="unclosed <WriterLock"):
-        del lock
-        gc.collect()
+        locks.clear()
     assert not refused(tmp_path / "LOCK")
 
 
@@ -135,10 +133,12 @@ def test_failing_disk(tmp_path, kit, code):
     WriterLock(tmp_path / "LOCK", counter).close()
     count = kit.descriptors()
     for number in range(len(counter.calls)):
+        codes = set()
         try:
             with WriterLock(tmp_path / "LOCK", kit.FaultyFiles(number, code)):
                 assert refused(tmp_path / "LOCK")
         except StoreError as error:
-            assert error.errno == code
+            codes.add(error.errno)
+        assert codes <= {code}
         assert not refused(tmp_path / "LOCK")
         assert kit.descriptors() == count

@@ -1,0 +1,488 @@
+"""Values that code refers to: the same bytes for the same value, a change for any other."""
+
+import array
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import logging
+import pathlib
+import random
+import re
+import threading
+import types
+import typing
+import uuid
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmsb_torch.instrumentation.code import Definition
+from mmsb_torch.instrumentation.code.encoding import atom
+
+
+def ignore():
+    return None
+
+
+def defined(value):
+    return Definition.of(ignore, {"value": value})
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Bits(enum.Flag):
+    A = 1
+    B = 2
+
+
+@dataclasses.dataclass
+class Options:
+    size: int
+    names: list = dataclasses.field(default_factory=list)
+
+
+class Slotted:
+    __slots__ = ("a", "b")
+
+    def __init__(self, a):
+        self.a = a
+
+
+class Mapping(dict):
+    def __iter__(self):
+        raise AssertionError("no code of the user's may run")
+
+    __len__ = __eq__ = __hash__ = __getitem__ = keys = values = items = __iter__
+
+
+class Sequence(list):
+    def __iter__(self):
+        raise AssertionError("no code of the user's may run")
+
+    __len__ = __eq__ = __hash__ = __getitem__ = __iter__
+
+
+class Mute:
+    def __getattr__(self, name):
+        raise AssertionError("no code of the user's may run")
+
+    __eq__ = __hash__ = __bool__ = __len__ = __repr__ = __getattr__
+
+
+Point = collections.namedtuple("Point", "x y")
+Typed = typing.NamedTuple("Typed", [("x", int)])
+
+
+def mute(value):
+    found = Mute()
+    found.__dict__["value"] = value
+    return found
+
+
+def generator(seed, kind):
+    if kind is torch.Generator:
+        return torch.Generator().manual_seed(seed)
+    return kind(np.random.PCG64(seed)) if kind is np.random.Generator else kind(seed)
+
+
+# Each maker gives equal values each time; no two makers do.
+VALUES = {
+    "None": lambda: None,
+    "True": lambda: True,
+    "1": lambda: 1,
+    "1.0": lambda: 1.0,
+    "1j": lambda: 1j,
+    "'1'": lambda: "1",
+    "b'1'": lambda: b"1",
+    "0": lambda: 0,
+    "-0.0": lambda: -0.0,
+    "0.0": lambda: 0.0,
+    "nan": lambda: float("nan"),
+    "big": lambda: 10**50,
+    "-big": lambda: -(10**50),
+    "surrogate": lambda: "\ud800",
+    "...": lambda: ...,
+    "()": lambda: (),
+    "(1,)": lambda: (1,),
+    "(1.0,)": lambda: (1.0,),
+    "[1]": lambda: [1],
+    "[True]": lambda: [True],
+    "[[1]]": lambda: [[1]],
+    "[[1], [2]]": lambda: [[1], [2]],
+    "[[1, 2]]": lambda: [[1, 2]],
+    "([1],)": lambda: ([1],),
+    "{}": dict,
+    "{'a': 1, 'b': 2}": lambda: {"a": 1, "b": 2},
+    "{'b': 2, 'a': 1}": lambda: {"b": 2, "a": 1},
+    "{1: 1}": lambda: {1: 1},
+    "{1.0: 1}": lambda: {1.0: 1},
+    "{(1,): []}": lambda: {(1,): []},
+    "OrderedDict": lambda: collections.OrderedDict(a=1, b=2),
+    "OrderedDict, moved": lambda: _moved(),
+    "defaultdict": lambda: collections.defaultdict(list, a=1),
+    "defaultdict of int": lambda: collections.defaultdict(int, a=1),
+    "Counter": lambda: collections.Counter("aab"),
+    "deque": lambda: collections.deque([1, 2]),
+    "deque of 2": lambda: collections.deque([1, 2], 2),
+    "set": lambda: set("abcdefgh"),
+    "frozenset": lambda: frozenset("abcdefgh"),
+    "set of tuples": lambda: {(c, 1) for c in "abcdefgh"},
+    "set of objects": lambda: {int, float, Colour.RED, len},
+    "range": lambda: range(3),
+    "slice": lambda: slice(1, None),
+    "Path": lambda: pathlib.Path("a/b"),
+    "PurePath": lambda: pathlib.PurePosixPath("a/b"),
+    "Decimal": lambda: decimal.Decimal("1.0"),
+    "Decimal, longer": lambda: decimal.Decimal("1.00"),
+    "Fraction": lambda: fractions.Fraction(1, 3),
+    "UUID": lambda: uuid.UUID(int=5),
+    "date": lambda: datetime.date(2020, 1, 2),
+    "datetime": lambda: datetime.datetime(2020, 1, 2),
+    "datetime, utc": lambda: datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc),
+    "timedelta": lambda: datetime.timedelta(1),
+    "pattern": lambda: re.compile("a+"),
+    "pattern, flags": lambda: re.compile("a+", re.I),
+    "enum": lambda: Colour.RED,
+    "enum 2": lambda: Colour.BLUE,
+    "flag": lambda: Bits.A,
+    "flags": lambda: Bits.A | Bits.B,
+    "re flag": lambda: re.I,
+    "dataclass": lambda: Options(1),
+    "dataclass 2": lambda: Options(1, ["a"]),
+    "namedtuple": lambda: Point(1, 2),
+    "namedtuple 2": lambda: Point(1, 2.0),
+    "NamedTuple": lambda: Typed(1),
+    "SimpleNamespace": lambda: types.SimpleNamespace(a=1),
+    "SimpleNamespace 2": lambda: types.SimpleNamespace(a=[1]),
+    "slots": lambda: Slotted(1),
+    "slots 2": lambda: Slotted(2),
+    "dict subclass": lambda: Mapping(a=1),
+    "list subclass": lambda: Sequence([1]),
+    "str subclass": lambda: type("S", (str,), {})("a"),
+    "hostile object": lambda: mute(1),
+    "hostile object 2": lambda: mute(2),
+    "mapping proxy": lambda: types.MappingProxyType({"a": 1}),
+    "class": lambda: Options,
+    "library class": lambda: collections.OrderedDict,
+    "list[int]": lambda: list[int],
+    "Optional": lambda: typing.Optional[int],
+    "union": lambda: int | str,
+    "Callable": lambda: typing.Callable[[int], str],
+    "bytearray": lambda: bytearray(b"ab"),
+    "array": lambda: array.array("i", [1, 2]),
+    "array of q": lambda: array.array("q", [1, 2]),
+    "logger": lambda: logging.getLogger("a"),
+    "lock": threading.Lock,
+    "dtype": lambda: torch.float32,
+    "device": lambda: torch.device("cpu"),
+    "Size": lambda: torch.Size([1, 2]),
+    "layout": lambda: torch.strided,
+    "memory format": lambda: torch.channels_last,
+    "numpy dtype": lambda: np.dtype("f4"),
+    "numpy record": lambda: np.dtype([("a", "f4")]),
+    "numpy float": lambda: np.float32(1),
+    "numpy double": lambda: np.float64(1),
+    "numpy long double": lambda: np.longdouble(1),
+    "numpy bool": lambda: np.bool_(True),
+    "numpy time": lambda: np.datetime64("2020-01-01"),
+    "ndarray": lambda: np.arange(6.0),
+    "ndarray 2": lambda: np.arange(6.0).reshape(2, 3),
+    "ndarray 3": lambda: np.arange(6.0).reshape(3, 2).T,
+    "ndarray f4": lambda: np.arange(6, dtype="f4"),
+    "ndarray records": lambda: np.zeros(2, [("a", "f4")]),
+    "ndarray objects": lambda: np.array([[1], "a", None], dtype=object),
+    "ndarray empty": lambda: np.zeros((0, 3)),
+    "tensor": lambda: torch.arange(6.0),
+    "tensor shaped": lambda: torch.arange(6.0).view(2, 3),
+    "tensor transposed": lambda: torch.arange(6.0).view(3, 2).T,
+    "tensor bf16": lambda: torch.arange(6.0).bfloat16(),
+    "tensor scalar": lambda: torch.tensor(0.0),
+    "tensor empty": lambda: torch.zeros(0, 3),
+    "tensor bool": lambda: torch.tensor([True, False]),
+    "tensor complex": lambda: torch.tensor([1 + 2j]),
+    "tensor conj": lambda: torch.tensor([1 - 2j]).conj(),
+    "tensor meta": lambda: torch.empty(3, device="meta"),
+    "tensor grad": lambda: torch.arange(6.0).requires_grad_(),
+    "parameter": lambda: torch.nn.Parameter(torch.arange(6.0)),
+    "torch rng": lambda: generator(1, torch.Generator),
+    "torch rng 2": lambda: generator(2, torch.Generator),
+    "numpy rng": lambda: generator(1, np.random.Generator),
+    "numpy rng 2": lambda: generator(1, np.random.RandomState),
+    "python rng": lambda: generator(1, random.Random),
+    "weak class": lambda: weakref.ref(Options),
+    "cell": lambda: (lambda x: lambda: x)(1).__closure__[0],
+    "bound builtin": lambda: [1].append,
+    "finfo": lambda: torch.float32.to_complex,
+}
+
+
+def _moved():
+    found = collections.OrderedDict(a=1, b=2)
+    found.move_to_end("a")
+    return found
+
+
+def test_equal_values_have_equal_digests_and_no_others():
+    first = {name: defined(make()) for name, make in VALUES.items()}
+    second = {name: defined(make()) for name, make in VALUES.items()}
+    assert {n: d.opaque for n, d in first.items() if d.opaque} == {}
+    assert [n for n in VALUES if first[n].digest != second[n].digest] == []
+    assert [n for n in VALUES if first[n].changed() is not None] == []
+    by_digest = collections.defaultdict(list)
+    for name, definition in first.items():
+        by_digest[definition.digest].append(name)
+    assert [names for names in by_digest.values() if len(names) > 1] == []
+
+
+def _set(key, value):
+    def write(target):
+        target[key] = value
+
+    return write
+
+
+EDITS = {
+    "list": (lambda: [1, 2], lambda v: v.append(3)),
+    "list, equal but another type": (lambda: [1, 2], _set(0, True)),
+    "list, popped": (lambda: [1, 2], lambda v: v.pop()),
+    "list, emptied": (lambda: [1], lambda v: v.clear()),
+    "list, filled": (list, lambda v: v.append(1)),
+    "list, minus zero": (lambda: [0.0], _set(0, -0.0)),
+    "list, reordered": (lambda: [1, 2], lambda v: v.reverse()),
+    "nested": (lambda: ([{"a": [1]}],), lambda v: v[0][0]["a"].append(2)),
+    "dict": (lambda: {"a": 1}, _set("a", 2)),
+    "dict, new": (dict, _set("a", 2)),
+    "dict, key's type": (lambda: {1: 0}, lambda v: (v.clear(), v.update({True: 0}))),
+    "dict, order": (lambda: {"a": 1, "b": 2}, lambda v: v.update(a=v.pop("a"))),
+    "OrderedDict, order": (
+        lambda: collections.OrderedDict(a=1, b=2),
+        lambda v: v.move_to_end("a"),
+    ),
+    "defaultdict": (
+        lambda: collections.defaultdict(int),
+        lambda v: setattr(v, "default_factory", float),
+    ),
+    "set": (lambda: {1, 2}, lambda v: v.add(3)),
+    "set, equal but another type": (lambda: {1}, lambda v: (v.remove(1), v.add(True))),
+    "set of tuples": (lambda: {(1, 2)}, lambda v: v.add((1, 3))),
+    "deque": (lambda: collections.deque([1]), lambda v: v.append(1)),
+    "dict subclass": (lambda: Mapping(a=1), lambda v: dict.__setitem__(v, "a", 2)),
+    "list subclass": (lambda: Sequence([1]), lambda v: list.append(v, 2)),
+    "subclass attribute": (lambda: Sequence([1]), lambda v: setattr(v, "note", 2)),
+    "dataclass": (lambda: Options(1), lambda v: setattr(v, "size", 2)),
+    "dataclass, deep": (lambda: Options(1), lambda v: v.names.append("a")),
+    "slot": (lambda: Slotted(1), lambda v: setattr(v, "a", 2)),
+    "slot, filled": (lambda: Slotted(1), lambda v: setattr(v, "b", 2)),
+    "slot, emptied": (lambda: Slotted(1), lambda v: delattr(v, "a")),
+    "object's dict": (lambda: Options(1), lambda v: setattr(v, "__dict__", {"size": 2})),
+    "object's class": (lambda: Options(1), lambda v: setattr(v, "__class__", Mute)),
+    "hostile object": (lambda: mute([1]), lambda v: v.__dict__["value"].append(1)),
+    "SimpleNamespace": (lambda: types.SimpleNamespace(a=1), lambda v: setattr(v, "a", 1.0)),
+    "bytearray": (lambda: bytearray(b"ab"), _set(0, 7)),
+    "array": (lambda: array.array("i", [1]), _set(0, 7)),
+    "ndarray": (lambda: np.zeros(3), _set(1, 5)),
+    "ndarray, view": (lambda: np.zeros((4, 4)), lambda v: v[1:, 1:].fill(1)),
+    "ndarray, shape": (lambda: np.zeros(4), lambda v: setattr(v, "shape", (2, 2))),
+    "ndarray, object": (lambda: np.array([1, "a"], dtype=object), _set(0, 2)),
+    "ndarray, deep": (lambda: np.array([[1], None], dtype=object), lambda v: v[0].append(1)),
+    "tensor": (lambda: torch.zeros(3), _set(1, 5)),
+    "tensor, one bit": (lambda: torch.zeros(3), _set(1, -0.0)),
+    "tensor, data": (lambda: torch.zeros(3), lambda v: v.data.add_(1)),
+    "tensor, replaced data": (lambda: torch.zeros(3), lambda v: setattr(v, "data", torch.ones(3))),
+    "tensor, numpy": (lambda: torch.zeros(3), lambda v: v.numpy().fill(1)),
+    "tensor, shape": (lambda: torch.zeros(4), lambda v: v.resize_(2, 2)),
+    "tensor, flag": (lambda: torch.zeros(4), lambda v: v.requires_grad_()),
+    "tensor, attribute": (lambda: torch.zeros(4), lambda v: setattr(v, "note", 1)),
+    "tensor, not contiguous": (lambda: torch.zeros(4, 4).T[1:], _set((1, 1), 5)),
+    "tensor, bf16": (lambda: torch.zeros(4, dtype=torch.bfloat16), _set(1, 5)),
+    "torch rng": (
+        lambda: generator(1, torch.Generator),
+        lambda v: torch.rand(1, generator=v),
+    ),
+    "numpy rng": (lambda: generator(1, np.random.Generator), lambda v: v.random()),
+    "numpy rng, old": (lambda: generator(1, np.random.RandomState), lambda v: v.rand()),
+    "python rng": (lambda: generator(1, random.Random), lambda v: v.random()),
+}
+
+
+@pytest.mark.parametrize(("make", "edit"), EDITS.values(), ids=EDITS)
+def test_writing_in_place_is_noticed(make, edit):
+    value = make()
+    definition = defined(value)
+    assert definition.portable
+    assert definition.changed() is None
+    edit(value)
+    reason = definition.changed()
+    assert reason is not None
+    assert "value" in reason or reason == "class 'Options' removed"
+    renewed = definition.refresh()
+    assert renewed.digest != definition.digest
+    assert renewed.changed() is None
+
+
+def test_containers_are_cheap_to_check_and_tensors_are_not():
+    assert defined({"a": [1, {2}]}).cheap
+    assert not defined(torch.zeros(1)).cheap
+    assert not defined([np.zeros(1)]).cheap
+
+
+def test_equal_contents_in_new_objects_are_no_change():
+    value = {"a": [1000, 2.5], "b": {"c": ()}}
+    definition = defined(value)
+    value["a"] = [int("1000"), float("2.5")]
+    value["b"] = {"c": ()}
+    assert definition.changed() is None
+    value["a"][0] = 1001
+    assert definition.changed() == "constant 'value' changed"
+
+
+def test_sharing_and_cycles():
+    shared = [1]
+    assert defined([shared, shared]).digest != defined([[1], [1]]).digest
+    loop, other = [1], [1]
+    loop.append(loop)
+    other.append(other)
+    assert defined(loop).digest == defined(other).digest
+    other.append(loop)
+    assert defined(loop).digest != defined(other).digest
+    held = Options(1)
+    held.names.append({held.size, "a"})
+    around = Slotted(None)
+    around.a = {"self": around, "set": frozenset([around, 1])}
+    again = Slotted(None)
+    again.a = {"self": again, "set": frozenset([again, 1])}
+    assert defined(around).digest == defined(again).digest
+    assert defined(around).changed() is None
+
+
+def test_deep_and_wide_values_end():
+    deep = flat = ()
+    for _ in range(5000):
+        deep = (deep,)
+    nested = []
+    for _ in range(5000):
+        nested = [nested]
+    for _ in range(60):
+        flat = (flat, flat)
+    definitions = [defined(deep), defined(nested), defined(flat), defined((flat, [1]))]
+    assert all(d.portable and d.changed() is None for d in definitions)
+    assert len({d.digest for d in definitions}) == 4
+
+
+def test_what_cannot_be_compared_says_so():
+    def generate():
+        yield 1
+
+    sparse = torch.sparse_coo_tensor([[0]], [1.0], (2,), check_invariants=True)
+    opaque = [
+        generate(), iter([1]), memoryview(b"a"), sparse, np.ma.array([1, 2]), threading.local(),
+        ValueError("a"), Definition.of(ignore),
+    ]  # fmt: skip
+    definitions = [defined(value) for value in opaque]
+    assert [d.portable for d in definitions] == [False] * len(opaque)
+    assert definitions[0].opaque == ("constant 'value' (builtins.generator)",)
+    assert all(d.changed() is None for d in definitions)
+
+
+def test_opaque_objects_are_told_apart_by_identity():
+    class Resource(threading.local):  # compiled state, weak references allowed
+        pass
+
+    one, two = Resource(), Resource()
+    assert defined(one).digest == defined(one).digest
+    assert defined(one).digest != defined(two).digest
+    holder = [iter(())]  # no weak references
+    definition = defined(holder)
+    assert definition.refresh().digest == definition.digest
+    holder[0] = iter(())
+    assert definition.changed() == "constant 'value' changed"
+
+
+def test_an_address_used_again_is_another_object():
+    digests = set()
+    for _ in range(50):
+        digests.add(defined(threading.local()).digest)
+        digests.add(defined(iter(())).digest)
+    assert len(digests) == 100
+
+
+def test_objects_that_raise_when_read_are_opaque():
+    vmapped = []
+    torch.func.vmap(lambda x: (vmapped.append(x), x)[1])(torch.ones(2))
+    definition = defined(vmapped[0])
+    assert not definition.portable
+    assert "when read" in definition.opaque[0]
+
+
+def test_a_tensor_that_loses_its_memory_has_changed():
+    tensor = torch.ones(100)
+    definition = defined(tensor)
+    tensor.untyped_storage().resize_(0)
+    assert definition.changed() == "constant 'value' changed"
+
+
+def test_reading_leaves_copy_on_write_tensors_alone():
+    lazy_clone, is_armed = torch._lazy_clone, torch._C._is_cow_tensor
+    tensor = torch.arange(700_000.0)
+    plain = defined(torch.arange(700_000.0)).digest
+    clone = lazy_clone(tensor)
+    definition = defined(tensor)
+    assert is_armed(tensor)
+    assert definition.changed() is None
+    assert definition.digest == plain
+    assert is_armed(tensor)
+    tensor[600_000] = 1
+    assert definition.changed() == "constant 'value' changed"
+    assert clone[600_000] == 600_000
+
+
+atoms = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=6,
+)
+
+
+def spelled(value):
+    """An exact spelling of a plain value: equal only for the same type and bits."""
+    if isinstance(value, tuple):
+        return tuple, tuple(map(spelled, value))
+    return type(value), np.float64(value).tobytes() if isinstance(value, float) else value
+
+
+@given(atoms, atoms)
+def test_atoms_are_equal_exactly_when_the_values_are(one, two):
+    assert (atom(one) == atom(two)) == (spelled(one) == spelled(two))
+
+
+plain = st.recursive(
+    st.integers(0, 2) | st.booleans() | st.sampled_from(["a", "b"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+        | st.lists(inner, max_size=2).map(tuple)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(plain, max_size=3), st.data())
+def test_changed_agrees_with_the_digest_after_any_edit(value, data):
+    definition = defined(value)
+    for _ in range(3):
+        index = data.draw(st.integers(0, len(value)))
+        if index == len(value):
+            value.append(data.draw(plain))
+        else:
+            value[index] = data.draw(plain)
+        assert (definition.changed() is None) == (defined(value).digest == definition.digest)
