@@ -47,7 +47,15 @@ def supervise(out: Path, count: int) -> int:
         shutil.rmtree(out / _STORE)
     out.mkdir(parents=True, exist_ok=True)
     (out / _STATE).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "mmsb_torch.demo", "--out", str(out), "--sentences", str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "mmsb_torch.demo",
+        "--out",
+        str(out),
+        "--sentences",
+        str(count),
+    ]
     worker = subprocess.Popen([*command, "--stage", "work"])  # noqa: S603 - our own module
     while not (out / _STATE).exists():
         if worker.poll() is not None:
@@ -106,7 +114,9 @@ def reopen(out: Path, count: int) -> int:
         found = fingerprints(memory)
         show.heading(f"reopened in {seconds * 1e3:.0f} ms: {memory!r}")
         same = found == expected
-        show.say(f"  {len(found)} pages, the same bits as before the kill: {'yes' if same else 'NO'}")
+        show.say(
+            f"  {len(found)} pages, the same bits as before the kill: {'yes' if same else 'NO'}"
+        )
         tokenizer, model = encoder.load()
         pipeline = build(memory, tokenizer, model, corpus.sentences(count))
         again = fingerprints(memory)

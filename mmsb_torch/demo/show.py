@@ -24,7 +24,9 @@ def progress(title: str, total: int) -> Iterator[Ticker]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
 
@@ -43,11 +45,8 @@ def pages(names: Sequence[str]) -> str:
     """Page names, shards counted."""
     shards = [name for name in names if "/" in name]
     rest = [name for name in names if "/" not in name]
-    if len(shards) > 2:
-        rest = [f"{len(shards)} shards", *rest]
-    else:
-        rest = [*shards, *rest]
-    return ", ".join(rest) or "nothing"
+    shown = [f"{len(shards)} shards"] if len(shards) > 2 else shards
+    return ", ".join([*shown, *rest]) or "nothing"
 
 
 def table(steps: Sequence[Step]) -> Table:

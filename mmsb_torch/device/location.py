@@ -33,10 +33,9 @@ def resolve_device(device: torch.device | str | PageLocation | None) -> torch.de
             "unified memory pages are not built yet; expected device 'cpu' or 'cuda'. "
             "Use device='cpu' for pages that the CPU reads most, 'cuda' otherwise."
         )
-    if isinstance(device, PageLocation):
-        device = device.value
+    name: torch.device | str = device.value if isinstance(device, PageLocation) else device or "cpu"
     try:
-        found = torch.device("cpu" if device is None else device)
+        found = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedLocationError(
             f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'"

@@ -122,9 +122,7 @@ def _select(base: Tensor, values: Tensor, mask: Tensor) -> None:
     scratch = base.new_empty(_BLOCK)
     for start in range(0, base.numel(), _BLOCK):
         part = base[start : start + _BLOCK]
-        flips = torch.bitwise_xor(
-            part, values[start : start + _BLOCK], out=scratch[: part.numel()]
-        )
+        flips = torch.bitwise_xor(part, values[start : start + _BLOCK], out=scratch[: part.numel()])
         part.bitwise_xor_(flips.mul_(mask[start : start + _BLOCK]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_CONTIGUOUS = torch.contiguous_format
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # torch shells that hold bits but that no torch op can copy: they move as words from the start
@@ -62,10 +63,11 @@ def copy_of(tensor: Tensor) -> Tensor:
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(mode=False):
             return copy_of(tensor)
-    source = tensor.detach().resolve_conj().resolve_neg()
-    if source.dtype in UNCOPYABLE:
-        return words(source).clone(memory_format=torch.contiguous_format).view(source.dtype)
-    return source.clone(memory_format=torch.contiguous_format)
+    if tensor.dtype in UNCOPYABLE:
+        return words(tensor.detach()).clone(memory_format=_CONTIGUOUS).view(tensor.dtype)
+    if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor.clone(memory_format=_CONTIGUOUS)
 
 
 def require_dense(value: object) -> str | None:

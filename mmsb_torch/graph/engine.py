@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,9 +18,9 @@ from mmsb_torch.errors import (
     CycleDetectedError,
     MMSBError,
     RecipeError,
-    RecipeNotLoadedError,
 )
 from mmsb_torch.graph.node import Flight, Node, Outcome
+from mmsb_torch.graph.pull import Counts, Pull, Run, not_loaded, recipe_failure, said
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.running import Frame, Running, adopt, difference, plain_torch
 from mmsb_torch.graph.topology import Topology
@@ -34,44 +33,6 @@ class _Restart(BaseException):
 
     No `Exception`: it passes through recipes, which may catch those.
     """
-
-
-class _Pull:
-    """One look at the graph: a moment, and what was found out about it so far."""
-
-    __slots__ = ("epochs", "reasons", "stirred", "tx", "world")
-
-    def __init__(self, tx: int, world: int) -> None:
-        self.tx = tx
-        self.world = world
-        self.epochs: dict[int, int] = {}
-        """Page id -> the epoch that is right for the moment."""
-        self.reasons: dict[int, str | None] = {}
-        self.stirred: set[int] = set()
-        """Pages with a change somewhere behind them, even if it was cut off on the way."""
-
-
-class _Run(NamedTuple):
-    """A recipe's result on its way to publication."""
-
-    value: Tensor
-    epochs: Mapping[Entry, int]
-    code: str
-    reason: str | None
-    seconds: float
-
-
-class Counts:
-    """How often the engine did what, since the memory was opened."""
-
-    __slots__ = ("cut_off", "failed", "recomputed", "seconds", "unchanged")
-
-    def __init__(self) -> None:
-        self.recomputed = 0
-        self.unchanged = 0
-        self.cut_off = 0
-        self.failed = 0
-        self.seconds = 0.0
 
 
 class Engine:
@@ -184,8 +145,22 @@ class Engine:
             except _Restart:
                 continue
 
+    def propagate(self) -> list[Node]:
+        """Make every derived page right; returns those whose value changed.
+
+        Raises the first failure, after everything else was computed.
+        """
+        nodes = [node for _, node in sorted(self.topology.nodes.items())]
+        before = {node.id: node.entry.epoch for node in nodes}
+        failures = self.pull(nodes, keep_going=True)
+        if failures:
+            for other in failures[1:]:
+                failures[0].add_note(f"also failed: {said(other)}")
+            raise failures[0]
+        return [node for node in nodes if node.entry.epoch != before[node.id]]
+
     def _pull(self, targets: Sequence[Node], keep_going: bool) -> list[Exception]:
-        pull = _Pull(self.router.tx, self.world)
+        pull = Pull(self.router.tx, self.world)
         failures: list[Exception] = []
         failed: set[int] = set()
         with plain_torch():
@@ -202,7 +177,7 @@ class Engine:
                     failed.add(node.id)
         return failures
 
-    def _settle(self, node: Node, pull: _Pull) -> None:
+    def _settle(self, node: Node, pull: Pull) -> None:
         """Make one node right for the pull's moment; its inputs are. Leaves its epoch there."""
         now = self._input_epochs(node, pull)
         reason = self._code_change(node, pull)
@@ -221,7 +196,7 @@ class Engine:
         pull.epochs[node.id] = node.entry.epoch
         pull.stirred.add(node.id)
 
-    def _input_epochs(self, node: Node, pull: _Pull) -> tuple[int, ...]:
+    def _input_epochs(self, node: Node, pull: Pull) -> tuple[int, ...]:
         epochs = pull.epochs
         for entry in node.inputs:
             page = entry.info.id
@@ -236,7 +211,7 @@ class Engine:
     def _has_value(self, node: Node) -> bool:
         return node.entry.tensor is not None and node.error is None
 
-    def _code_change(self, node: Node, pull: _Pull) -> str | None:
+    def _code_change(self, node: Node, pull: Pull) -> str | None:
         recipe = node.recipe
         if recipe is None:
             return None
@@ -250,7 +225,7 @@ class Engine:
             return "its recipe was declared with other code"
         return reason
 
-    def _cut_off(self, node: Node, pull: _Pull) -> None:
+    def _cut_off(self, node: Node, pull: Pull) -> None:
         """No input changed: the value is right for the pull's moment as it stands."""
         stirred = any(entry.info.id in pull.stirred for entry in node.inputs)
         if stirred and node.as_of < pull.tx:
@@ -283,12 +258,12 @@ class Engine:
         raise _Restart
 
     def _compute(
-        self, node: Node, pull: _Pull, epochs: Mapping[Entry, int], reason: str | None
+        self, node: Node, pull: Pull, epochs: Mapping[Entry, int], reason: str | None
     ) -> None:
         """Run the recipe for the pull's moment and publish. The caller holds the flight."""
         recipe = node.recipe
         if recipe is None:
-            raise self._not_loaded(node, epochs)
+            raise not_loaded(node, epochs)
         if reason is not None and recipe.changed() is not None:
             recipe = self._refresh(node, recipe, reason)
             pull.world = self.world
@@ -303,7 +278,7 @@ class Engine:
         if node.recipe is not recipe:
             raise _Restart  # the page was declared anew meanwhile
         self._note_reads(node, frame)
-        run = _Run(value, {**epochs, **frame.reads}, recipe.digest, reason, seconds)
+        run = Run(value, {**epochs, **frame.reads}, recipe.digest, reason, seconds)
         if recipe.changed() is not None:  # its code changed while it ran: right for this read only
             run = run._replace(code="changed while it ran")
         self._publish(node, run, pull)
@@ -319,7 +294,7 @@ class Engine:
         )
         return node.recipe
 
-    def _run(self, node: Node, recipe: Recipe, values: list[Tensor], frame: Frame) -> Any:
+    def _run(self, node: Node, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
         versions = [value._version for value in values]  # noqa: SLF001 - the public counter
         with self.running.inside(frame), self.router.recipe():
             result = recipe.run(values)
@@ -333,7 +308,7 @@ class Engine:
                 )
         return result
 
-    def _publish(self, node: Node, run: _Run, pull: _Pull) -> None:
+    def _publish(self, node: Node, run: Run, pull: Pull) -> None:
         entry = node.entry
         now = tuple(run.epochs.get(item, -1) for item in node.inputs)
         before = dict(zip(node.inputs, node.seen, strict=False))
@@ -390,7 +365,7 @@ class Engine:
         if node is None:
             frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
             return self.router.read_at(entry, frame.tx)
-        pull = _Pull(frame.tx, self.world)
+        pull = Pull(frame.tx, self.world)
         for item in self.topology.order([node]):
             self._settle(item, pull)
         frame.reads[entry] = pull.epochs[node.id]
@@ -405,35 +380,13 @@ class Engine:
             node.inputs = (*node.inputs, entry)
             self.topology.version += 1
 
-    def _failed(self, node: Node, error: Exception, tx: int) -> Exception:
+    def _failed(self, node: Node, error: Exception, tx: int) -> MMSBError:
+        """Note a failure: the page stays stale, and the next read tries again."""
+        raised = recipe_failure(node, error, tx)
         self.counts.failed += 1
-        message = (
-            error.message if isinstance(error, MMSBError) else f"{type(error).__name__}: {error}"
-        )
-        own = isinstance(error, RecipeError) and error.page_id == node.id
-        raised = (
-            error
-            if own or isinstance(error, CycleDetectedError)
-            else RecipeError(
-                f"page {node.name!r}: its recipe {node.label} failed as of transaction {tx}: {message}. "
-                "The page stays stale and is tried again at the next read; every other page is as it "
-                "was.",
-                page_id=node.id,
-            )
-        )
         node.error = raised
-        node.outcome = Outcome("failed", str(message), (), tx, 0.0, None)
+        node.outcome = Outcome("failed", said(error), (), tx, 0.0, None)
         self.router.events.emit(
-            EventType.ERROR, {"page": node.name, "tx": tx, "error": str(message)}
+            EventType.ERROR, {"page": node.name, "tx": tx, "error": said(error)}
         )
         return raised
-
-    def _not_loaded(self, node: Node, epochs: Mapping[Entry, int]) -> RecipeNotLoadedError:
-        before = dict(zip(node.inputs, node.seen, strict=False))
-        moved = [e.info.name for e in node.inputs if before.get(e) != epochs.get(e)]
-        why = f"{', '.join(map(repr, moved))} changed" if moved else "it has no value yet"
-        return RecipeNotLoadedError(
-            f"page {node.name!r} is stale ({why}), and its recipe {node.label} has not been "
-            "declared since the memory was opened. Declare it again with mem.derive(...).",
-            page_id=node.id,
-        )

@@ -9,7 +9,7 @@ from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
 
-
+_NEXT = {"new": "to be computed at the next read", "unbound": "its recipe is not declared"}
 _PHRASES = {
     "computed": ("computed for the first time", ""),
     "unchanged": ("recomputed", ", equal to before: what depends on it is cut off"),
@@ -64,12 +64,17 @@ class Why:
         plain["edits"] = [
             {name: getattr(edit, name) for name in edit.__slots__} for edit in self.edits
         ]
-        return {**plain, "inputs": list(self.inputs), "through": [w.as_dict() for w in self.through]}
+        return {
+            **plain,
+            "inputs": list(self.inputs),
+            "through": [w.as_dict() for w in self.through],
+        }
 
     def __str__(self) -> str:
-        return "\n".join(self._lines(""))
+        return "\n".join(self.lines())
 
-    def _lines(self, indent: str) -> list[str]:
+    def lines(self, indent: str = "") -> list[str]:
+        """The text, line by line."""
         cost = f" in {self.seconds * 1e3:.2f} ms" if self.seconds else ""
         rows = f", changed {self.rows}" if self.rows and self.what != "unchanged" else ""
         before, after = _PHRASES.get(self.what, (self.what, ""))
@@ -78,7 +83,7 @@ class Why:
             lines.append(f"{indent}  because {self.reason}")
         lines += [f"{indent}  because {edit}" for edit in self.edits]
         for via in self.through:
-            lines += via._lines(indent + "  ")
+            lines += via.lines(indent + "  ")
         return lines
 
     def __repr__(self) -> str:
@@ -91,7 +96,9 @@ def why(engine: Engine, entry: Entry) -> Why:
     node = engine.topology.nodes.get(entry.info.id)
     if node is None:
         edits = _edits(engine, entry, 0)[:3]
-        return Why(entry.info.name, "root", f"a page of your own at epoch {entry.epoch}", None, edits)
+        return Why(
+            entry.info.name, "root", f"a page of your own at epoch {entry.epoch}", None, edits
+        )
     for item in engine.topology.order([node]):
         told[item.id] = _explain(engine, item, told)
     return told[node.id]
@@ -117,8 +124,7 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
         rows = str(outcome.region) if outcome.region is not None else None
         moved = {name: old for name, old, _ in outcome.inputs}
     else:
-        what = {"new": "to be computed at the next read", "unbound": "its recipe is not declared"}
-        what, seconds, rows = what.get(state, "to be recomputed at the next read"), 0.0, None
+        what, seconds, rows = _NEXT.get(state, "to be recomputed at the next read"), 0.0, None
         reason = node.recipe.changed() if node.recipe is not None else None
         moved = {
             entry.info.name: before.get(entry, -1)
@@ -139,11 +145,11 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
         elif entry.info.name in moved:
             edits += _edits(engine, entry, moved[entry.info.name])
         elif what == "cut off":
-            edits += [e for e in _edits(engine, entry, before.get(entry, 0)) if e.source != "create"]
+            edits += [
+                e for e in _edits(engine, entry, before.get(entry, 0)) if e.source != "create"
+            ]
     inputs = tuple(entry.info.name for entry in node.inputs)
-    return Why(
-        node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs
-    )
+    return Why(node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs)
 
 
 def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tuple[Edit, ...]:
@@ -157,9 +163,7 @@ def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tup
         if epoch <= after_epoch and (found or delta.source != "create"):
             break
         region = str(delta.region)
-        found.append(
-            Edit(entry.info.name, number, epoch, log[number].label, region, delta.source)
-        )
+        found.append(Edit(entry.info.name, number, epoch, log[number].label, region, delta.source))
         if len(found) == most or delta.source == "create":
             break
     return tuple(found)

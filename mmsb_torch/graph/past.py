@@ -54,7 +54,11 @@ class Past:
     def _derived(self, node: Node) -> Tensor:
         engine = self._engine
         roots = node.cone.roots if node.cone is not None else None
-        if roots is not None and all(root.tx <= self.tx for root in roots) and engine.is_fresh(node):
+        if (
+            roots is not None
+            and all(root.tx <= self.tx for root in roots)
+            and engine.is_fresh(node)
+        ):
             present = engine.router.read_derived(node.entry)
             if present is not None:
                 return present

@@ -7,10 +7,11 @@ it reads.
 
 from __future__ import annotations
 
+import abc
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ from mmsb_torch.instrumentation.code import Definition
 from mmsb_torch.runtime.state import Entry, Table
 
 
-class Recipe(Protocol):
-    """What the engine asks of a recipe."""
+class Recipe(abc.ABC):
+    """What the engine asks of a recipe. Immutable; `refreshed` makes another."""
 
-    kind: str | None
+    kind: str | None = None
     """The registered kind, if it is one."""
     label: str
     """For people: `scores (analysis.py:12)`."""
@@ -36,19 +37,17 @@ class Recipe(Protocol):
     changed: Callable[[], str | None]
     """What differs from `digest` now, or None. Called at every read: cheap."""
 
+    @abc.abstractmethod
     def refreshed(self) -> Recipe:
         """The same recipe with the digest of its code as it is now."""
-        ...
 
-    def run(self, values: Sequence[Tensor]) -> Any:
+    @abc.abstractmethod
+    def run(self, values: Sequence[Tensor]) -> object:
         """Call the user's function with the values of `inputs`."""
-        ...
 
 
-class CallRecipe:
+class CallRecipe(Recipe):
     """A callable with pages and constants bound to its parameters."""
-
-    kind: str | None = None
 
     def __init__(
         self,
@@ -81,27 +80,27 @@ class CallRecipe:
             self.definition.refresh(),
         )
 
-    def run(self, values: Sequence[Tensor]) -> Any:
+    def run(self, values: Sequence[Tensor]) -> object:
         """Call the function."""
         by_name = dict(zip(self._keywords, values[self._count :], strict=True))
         return self.function(*values[: self._count], **by_name, **self._constants)
 
 
-class KindRecipe:
+class KindRecipe(Recipe):
     """The function registered for a kind of page, called with the memory and the page."""
 
-    inputs: tuple[Entry, ...] = ()
+    inputs = ()
 
     def __init__(self, kind: str, memory: Any, page: Any) -> None:
-        self.kind = kind
+        self.kind: str = kind
         self._function, self._definition = _kind(kind)
         self._memory, self._page = memory, page
         self.label = self._definition.label
         self.untracked = self._definition.opaque
         self.digest = _digest(self._definition.digest, "kind", kind)
+        self.changed = self._changed
 
-    def changed(self) -> str | None:
-        """What changed: the registered function, or the code behind it."""
+    def _changed(self) -> str | None:
         function = _KINDS.get(self.kind)
         if function is None or function[0] is not self._function:
             return f"kind {self.kind!r} was registered anew"
@@ -113,7 +112,7 @@ class KindRecipe:
             _KINDS[self.kind] = (self._function, self._definition.refresh())
         return KindRecipe(self.kind, self._memory, self._page)
 
-    def run(self, values: Sequence[Tensor]) -> Any:
+    def run(self, values: Sequence[Tensor]) -> object:
         """Call the function with the memory and the page; what it reads becomes its inputs."""
         del values
         return self._function(self._memory, self._page)

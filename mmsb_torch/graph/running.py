@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,15 +23,22 @@ from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import Region
 
 
+class Reader(Protocol):
+    """Who answers the reads of a running recipe."""
+
+    def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
+        """The value of a page at the frame's moment."""
+        ...
+
+
 class Frame:
     """One run of a recipe: the moment it sees, and the pages it was seen to read."""
 
     __slots__ = ("engine", "node", "reader", "reads", "tx")
 
-    def __init__(self, engine: Any, reader: Any, node: Node, tx: int) -> None:
+    def __init__(self, engine: object, reader: Reader, node: Node, tx: int) -> None:
         self.engine = engine
         self.reader = reader
-        """Who answers reads inside this run: `read_inside(frame, entry)`."""
         self.node = node
         self.tx = tx
         self.reads: dict[Entry, int] = {}
@@ -65,7 +72,7 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def adopt(result: Any, name: str) -> Tensor:
+def adopt(result: object, name: str) -> Tensor:
     """A recipe's result as memory of our own: detached, contiguous, reachable by nobody else.
 
     It is copied only when it is a view, is borrowed, or when the recipe kept a hold on it.
@@ -79,7 +86,7 @@ def adopt(result: Any, name: str) -> Tensor:
             f"the recipe of page {name!r} returned {problem}: expected one dense torch.Tensor "
             "on 'cpu' or 'cuda'. Return a tensor; make a derived page for each of several results."
         )
-    value: Tensor = result
+    value = cast("Tensor", result)
     if (
         value.is_contiguous()
         and not value.is_conj()

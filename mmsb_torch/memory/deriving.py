@@ -46,9 +46,7 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
     return memory._handle(declare(memory, name, recipe, metadata))  # noqa: SLF001
 
 
-def of_kind(
-    memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None
-) -> Entry:
+def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:
     """Make (or bind again) a derived page of a registered kind."""
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
     if existing is None:
@@ -65,9 +63,7 @@ def bind_registered_kinds(memory: Memory) -> None:
             of_kind(memory, node.name, node.kind, None)
 
 
-def declare(
-    memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, Any] | None
-) -> Entry:
+def declare(memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, Any] | None) -> Entry:
     """Give page `name` this recipe, making the page if there is none."""
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
     if existing is None:

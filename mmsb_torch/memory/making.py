@@ -116,9 +116,7 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _copied(
-    name: str, value: Any, dtype: torch.dtype | None, where: torch.device | None
-) -> Tensor:
+def _copied(name: str, value: Any, dtype: torch.dtype | None, where: torch.device | None) -> Tensor:
     problem = require_dense(value)
     if problem is None and dtype is not None and value.dtype != dtype:
         problem = f"dtype {value.dtype}, and dtype={dtype}"

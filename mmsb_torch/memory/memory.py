@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError, StoreError
 from mmsb_torch.graph import Engine, Graph, Why, why
 from mmsb_torch.memory import deriving, making, registry
 from mmsb_torch.memory.changes import Changes
-from mmsb_torch.memory.moment import Diff, Moment, diff, way_back
-from mmsb_torch.memory.page import Change, Page
-from mmsb_torch.memory.picture import picture
+from mmsb_torch.memory.drawing import picture
+from mmsb_torch.memory.moment import Diff, Moment, diff, restore
+from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Entry, Router, stage
 from mmsb_torch.runtime.store import CheckpointInfo, Log, Snapshot, Store
@@ -47,21 +47,6 @@ class Memory:
 
     # pages
 
-    @overload
-    def page(self, name: str) -> Page: ...
-    @overload
-    def page(
-        self,
-        name: str,
-        value: Tensor | None = None,
-        *,
-        shape: Sequence[int] | None = None,
-        dtype: torch.dtype | None = None,
-        device: making.Device = None,
-        metadata: Mapping[str, Any] | None = None,
-        page_id: int | None = None,
-        kind: str | None = None,
-    ) -> Page: ...
     def page(
         self,
         name: str,
@@ -243,15 +228,7 @@ class Memory:
             RecipeError: some recipe failed, after everything else was computed.
         """
         self._router.check_open()
-        nodes = [node for _, node in sorted(self._engine.topology.nodes.items())]
-        before = {node.id: node.entry.epoch for node in nodes}
-        failures = self._engine.pull(nodes, keep_going=True)
-        if failures:
-            if len(failures) > 1:
-                names = ", ".join(str(getattr(f, "page_id", "?")) for f in failures[1:])
-                failures[0].add_note(f"{len(failures) - 1} more pages failed (ids {names})")
-            raise failures[0]
-        return [self._handle(n.entry) for n in nodes if n.entry.epoch != before[n.id]]
+        return [self._handle(node.entry) for node in self._engine.propagate()]
 
     def why(self, page: Page | str) -> Why:
         """Explain a page's value: which edits, through which pages, what was done. Print it."""
@@ -288,34 +265,7 @@ class Memory:
         """
         self._router.check_writable()
         target = self._router.log.find(moment, step=step)
-        while True:
-            now = self._router.tx
-            deltas = way_back(self._engine, now, target)
-            record = self._router.commit(
-                deltas, metadata={"restored": target}, only_at=now
-            )
-            if record is not None:
-                return record.tx
-
-    def _changes(self, entry: Entry) -> list[Change]:
-        log = self._router.log
-        found = []
-        for number in log.of_page(entry.info.id, log.last):
-            record = log[number]
-            delta = record.delta_of(entry.info.id)
-            assert delta is not None
-            found.append(
-                Change(
-                    number,
-                    delta.base_epoch + 1,
-                    record.label,
-                    record.time_ns,
-                    delta.region,
-                    delta.nbytes,
-                    delta.source,
-                )
-            )
-        return found[::-1]
+        return restore(self._engine, target, self._commit)
 
     # keeping
 

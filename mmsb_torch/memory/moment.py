@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
 from mmsb_torch.device import changed_elements, same_bits
-from mmsb_torch.errors import PageMutatedError, PageNotFoundError
+from mmsb_torch.errors import EpochConflictError, PageMutatedError, PageNotFoundError
 from mmsb_torch.graph import Engine, Past
 from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
 from mmsb_torch.types import Delta, Region, Transaction
@@ -139,7 +139,18 @@ def diff(engine: Engine, a: int, b: int) -> Diff:
     return Diff(a, b, pages)
 
 
-def way_back(engine: Engine, now: int, target: int) -> list[Delta]:
+def restore(engine: Engine, target: int, commit: Callable[..., int]) -> int:
+    """Commit what brings every page back to transaction `target`; returns the new one's number."""
+    while True:
+        now = engine.router.tx
+        deltas = _way_back(engine, now, target)
+        try:
+            return commit(deltas, metadata={"restored": target}, only_at=now)
+        except EpochConflictError:  # somebody committed meanwhile: compare again
+            continue
+
+
+def _way_back(engine: Engine, now: int, target: int) -> list[Delta]:
     """Deltas that turn the state of transaction `now` into that of `target`."""
     table = engine.router.table
     deltas = []

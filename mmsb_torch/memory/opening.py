@@ -57,5 +57,3 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         store.close()
         raise
     return memory
-
-

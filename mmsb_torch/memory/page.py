@@ -11,7 +11,7 @@ from torch import Tensor
 from mmsb_torch.device import PageLocation, copy_of
 from mmsb_torch.graph import status
 from mmsb_torch.runtime.state import Entry, row_index
-from mmsb_torch.types import Region, Spec
+from mmsb_torch.types import Region, Spec, Transaction
 
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
@@ -150,7 +150,10 @@ class Page:
 
         A derived page has none: its values follow from those of its inputs.
         """
-        return self._memory._changes(self._entry)  # noqa: SLF001
+        self._memory._router.check_open()  # noqa: SLF001
+        log, page = self._memory._router.log, self.id  # noqa: SLF001
+        records = [log[number] for number in log.of_page(page, log.last)]
+        return [_change(record, page) for record in reversed(records)]
 
     @property
     def _spec(self) -> Spec:
@@ -175,3 +178,12 @@ class Page:
 
     def __hash__(self) -> int:
         return hash(self._entry)
+
+
+def _change(record: Transaction, page: int) -> Change:
+    delta = record.delta_of(page)
+    assert delta is not None
+    epoch = delta.base_epoch + 1
+    return Change(
+        record.tx, epoch, record.label, record.time_ns, delta.region, delta.nbytes, delta.source
+    )

@@ -41,9 +41,7 @@ def mmsb_start(*, enable_gpu: bool = True, enable_instrumentation: bool = False)
     return Memory(device=device)
 
 
-def mmsb_stop(
-    state: Memory, checkpoint_path: str | os.PathLike[str] | None = None
-) -> Path | None:
+def mmsb_stop(state: Memory, checkpoint_path: str | os.PathLike[str] | None = None) -> Path | None:
     """Close a memory; with `checkpoint_path` first write one safetensors file of all its pages.
 
     The keys of the file are the page names; stale derived pages are computed first. The file is

@@ -41,7 +41,9 @@ def doubled(a: Tensor, b: Tensor) -> Tensor:
 _ONE: tuple[Callable[..., Tensor], ...] = (flipped, first_row)
 # flip and stack are not implemented for torch's bare bit shells
 _COMPUTABLE = tuple(
-    d for d in DTYPES if not str(d).startswith(("torch.bits", "torch.int", "torch.uint"))
+    d
+    for d in DTYPES
+    if not str(d).startswith(("torch.bits", "torch.int", "torch.uint"))
     or d in {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 )
 _COMPUTABLE = tuple(d for d in _COMPUTABLE if "float4" not in str(d))
@@ -212,4 +214,3 @@ class MemoryMachine(RuleBasedStateMachine):
         if hasattr(self, "memory"):
             self.memory.close()
             shutil.rmtree(self.folder, ignore_errors=True)
-

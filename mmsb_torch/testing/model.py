@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from mmsb_torch.device import same_bits
@@ -38,7 +39,7 @@ class ModelMemory:
         """Make a page: a transaction of its own."""
         self.states.append({**self.state, name: value.clone()})
         self.epochs[name] = 0
-        self.touched[name] = value.new_zeros(value.shape, dtype=bool)
+        self.touched[name] = torch.zeros(value.shape, dtype=torch.bool)
 
     def commit(self, changes: Sequence[tuple[str, Update]], label: str | None = None) -> None:
         """Apply updates in order, as one transaction."""
@@ -68,11 +69,12 @@ class ModelMemory:
         if name not in self.derived:
             return state[name]
         function, inputs = self.derived[name]
-        return function(*(self.value(item, tx) for item in inputs))
+        result: Tensor = function(*(self.value(item, tx) for item in inputs))
+        return result
 
 
 def _touched(value: Tensor, update: Update) -> Tensor:
-    mask = value.new_zeros(value.shape, dtype=bool)
+    mask = torch.zeros(value.shape, dtype=torch.bool)
     if update.rows is not None:
         mask[update.rows] = True
     elif update.indices is not None:
@@ -82,5 +84,3 @@ def _touched(value: Tensor, update: Update) -> Tensor:
     else:
         mask |= True
     return mask
-
-

@@ -129,7 +129,8 @@ def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta
     total = math.prod(shape)
     form = draw(st.sampled_from([f for f in Form if shape or f is not Form.ROWS]))
     number = draw(st.integers(1, 2**40))
-    region, values_shape = Region.none(shape), (0,)
+    region = Region.none(shape)
+    values_shape: tuple[int, ...] = (0,)
     if form is Form.ALL:
         region, values_shape = Region.all(shape), shape
     elif form in {Form.ROWS, Form.ELEMENTS}:

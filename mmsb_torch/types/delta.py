@@ -49,6 +49,12 @@ class Delta(NamedTuple):
         """Bytes of values and mask together."""
         return self.values.nbytes + self.region.nbytes
 
+    def at(self, epoch: int) -> Delta:
+        """The same change of the page at `epoch` (`_replace` takes eight times as long)."""
+        return Delta(
+            self.id, self.page_id, epoch, self.region, self.values, self.time_ns, self.source
+        )
+
     def compress(self) -> Delta:
         """The same change in the form that takes the fewest bytes; see `compress`."""
         return compress(self)
@@ -172,5 +178,3 @@ def _dense(delta: Delta) -> Tensor:
 def _index(region: Region) -> Tensor:
     assert region.index is not None
     return region.index
-
-

@@ -35,8 +35,8 @@ class Region(NamedTuple):
 
     form: Form
     shape: tuple[int, ...]
-    index: Tensor | None
-    count: int
+    index: Tensor | None  # type: ignore[assignment] # hides tuple.index, which nobody needs here
+    count: int  # type: ignore[assignment] # likewise
     """Number of elements inside."""
 
     @classmethod
@@ -52,7 +52,7 @@ class Region(NamedTuple):
     @classmethod
     def rows(cls, shape: tuple[int, ...], index: Tensor) -> Region:
         """Rows `index` (sorted, unique, in range: checked by the caller) of dimension 0."""
-        number = index.numel()
+        number = index.shape[0]
         if number == 0:
             return cls.none(shape)
         if number == shape[0]:
@@ -100,7 +100,7 @@ class Region(NamedTuple):
         """A new bool tensor of `shape`: True inside. On the region's device unless told."""
         where = device or (self.index.device if self.index is not None else torch.device("cpu"))
         if self.form is Form.MASK:
-            return self._index.to(where, copy=True)
+            return self._index.clone().to(where)
         if self.form is Form.BITS:
             return unpack_mask(self._index, self.shape).to(where)
         mask = torch.zeros(self.shape, dtype=torch.bool, device=where)
@@ -137,7 +137,7 @@ class Region(NamedTuple):
             return whole
         forms = {region.form for region in parts}
         if len(forms) == 1 and forms <= _INDEXED:
-            joined = torch.unique(torch.cat([region._index for region in parts]))
+            joined = torch.unique(torch.cat([r.index for r in parts if r.index is not None]))
             make = Region.rows if Form.ROWS in forms else Region.elements
             return make(self.shape, joined)
         mask = parts[0].mask()
@@ -201,7 +201,8 @@ class Region(NamedTuple):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment] # equality reads tensors
+    def __hash__(self) -> int:
+        return hash((self.shape, self.count))
 
 
 _INDEXED = frozenset({Form.ROWS, Form.ELEMENTS})
@@ -218,4 +219,3 @@ def _whole_rows(mask: Tensor) -> Tensor | None:
     flat = mask.view(mask.shape[0], -1)
     some = flat.any(1)
     return some.nonzero().view(-1) if torch.equal(some, flat.all(1)) else None
-

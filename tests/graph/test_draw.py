@@ -374,13 +374,13 @@ def test_save_goes_by_the_suffix(tmp_path):
 
 def test_ten_thousand_in_a_row_take_no_recursion_and_little_time():
     assert sys.getrecursionlimit() < 10_000
-    start = time.perf_counter()
+    start = time.process_time()
     graph = chain(10_000)
     assert graph.text(limit=10_000).count("\n") == 10_000
     assert graph.dot().count(" -> ") == 9_999
     assert len(graph.ancestors("n9999")) == len(graph.descendants("n0")) == 9_999
     assert "9,700 more pages are not drawn" in graph.svg()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_tangle_of_seven_thousand_edges_is_drawn():

@@ -50,6 +50,11 @@ class Place:
         ).to(self.device)
         return raw.view(dtype)[skip : skip + numel].view(shape)
 
+    def surroundings(self, tensor):
+        """Return all the bytes of the tensor's storage, as a copy."""
+        raw = torch.tensor([], dtype=torch.uint8, device=tensor.device)
+        return raw.set_(tensor.untyped_storage()).clone()
+
     def mask(self, shape, density):
         """Return a mask with that share of its elements true."""
         return (torch.rand(shape, generator=self.generator) < density).to(self.device)
@@ -59,25 +64,16 @@ class Place:
         return torch.randperm(size, generator=self.generator)[:count].to(self.device)
 
 
-def surroundings(tensor):
-    """Return all the bytes of the tensor's storage, as a copy."""
-    return (
-        torch.tensor([], dtype=torch.uint8, device=tensor.device)
-        .set_(tensor.untyped_storage())
-        .clone()
-    )
-
-
 def both(place, base, launcher, reference, *delta):
     """Run launcher and reference on copies of one storage; the whole storages must agree."""
-    whole = surroundings(base)
+    whole = place.surroundings(base)
     want = torch.empty(0, dtype=base.dtype, device=base.device).set_(
         whole.untyped_storage(), base.storage_offset(), base.shape, base.stride()
     )
     assert reference(want, *delta) is None
     with place.entered():
         assert launcher(base, *delta) is None
-    assert torch.equal(surroundings(base), surroundings(want))
+    assert torch.equal(place.surroundings(base), place.surroundings(want))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

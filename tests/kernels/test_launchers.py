@@ -139,13 +139,13 @@ def test_what_is_out_of_range_is_not_written(place, name, shape, inside):
     base = place.bits(shape, torch.int32, skip=8)
     values = place.bits((4, *shape[1:]), torch.int32)
     outside = torch.tensor([-1, inside[0], shape[0], inside[1]], device=place.device)
-    before = surroundings(base)
+    before = place.surroundings(base)
     want = base.clone()
     want[inside] = values[[1, 3]]
     with place.entered():
         getattr(mmsb_kernels, name)(base, values, outside)
     assert torch.equal(base, want)
-    after = surroundings(base)
+    after = place.surroundings(base)
     assert torch.equal(after[: 4 * 8], before[: 4 * 8])
     assert torch.equal(after[-4 * 8 :], before[-4 * 8 :])
 

@@ -159,7 +159,7 @@ def _read_bytes(value: bytearray | array.array[Any]) -> Hashable:
 
 
 def _torch_state(value: torch.Generator) -> Hashable:
-    return digest(bytes(value.get_state().tolist())), value.device
+    return _tensor_digest(value.get_state()), value.device
 
 
 def _numpy_state(value: Any) -> Hashable:

@@ -45,6 +45,8 @@ _BLIND: tuple[tuple[object, str], ...] = (
     (os.getenv, "reads the environment"),
 )
 _REASONS = {id(value): reason for value, reason in _BLIND}
+# What `functools.lru_cache` itself puts on its wrapper, beside `__wrapped__`.
+_WRAPPER_NAMES = {*functools.WRAPPER_ASSIGNMENTS, "cache_parameters"}
 _HELPERS = {"global", "closure variable"}
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque, types.SimpleNamespace)
 _LOOKED_AT = (
@@ -141,7 +143,10 @@ def visit_cached(walk: Walk, value: Any, label: Label) -> None:
     if library_name(walk, value, label):
         return
     walk.write(label, frame("cached", atom(tuple(value.cache_parameters().items())) or b""))
-    walk.enter(label, "function", value.__wrapped__)
+    for name, attribute in values.dict_items(walk, value):
+        if name not in _WRAPPER_NAMES:
+            part = label.attribute(name)
+            walk.write(part, frame("attribute", text(name), walk.refer(attribute, part)))
 
 
 def visit_operator(walk: Walk, value: Any, label: Label) -> None:
@@ -315,9 +320,10 @@ def _enter_found(walk: Walk, value: object, label: Label, place: Place, scope: S
     """Refers to a value found under a name, which may be the own state of a library."""
     if scope.library is not None and id(value) in _REASONS:
         walk.write(label, libraries.located(scope.library, place.name))
+    elif blind(walk, value, label):
+        pass
     elif place.library is None or not _is_state(value, scope):
-        if not blind(walk, value, label):
-            walk.enter(label, "value", value)
+        walk.enter(label, "value", value)
     elif pristine(place.name, value):
         walk.write(label, libraries.located(place.library, place.name))
     else:

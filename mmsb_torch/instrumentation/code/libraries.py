@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import platform
 import sys
 import sysconfig
 import types
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
 from .encoding import frame, text
 from .identity import MISSING
 
+# Where it says it is, and where it was found: links can make these differ.
 _STANDARD = tuple(
-    sysconfig.get_path(name) for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)
+    f"{folder}{os.sep}"
+    for folder in {
+        *map(sysconfig.get_path, ("stdlib", "platstdlib")),
+        str(PurePath(os.__file__).parent),
+    }
 )
 _OURS = {"mmsb_torch": "mmsb-torch", "mmsb_kernels": "mmsb-torch"}
 # The operators that torch brings along, and ours; any other namespace is somebody's extension.
@@ -30,6 +37,8 @@ _OUR_OPERATORS = {"mmsb"}
 
 def library_of(module: str) -> str | None:
     """Name and version of the library that the module of this name belongs to; None: user code."""
+    if module.startswith(("torch.ops.", "torch.classes.")):
+        return operators_of(module.split(".")[2])
     loaded = sys.modules.get(module)
     if loaded is None:
         return _unloaded(module.partition(".")[0])
@@ -56,17 +65,14 @@ def is_library_file(filename: str) -> bool:
 def name_of(value: object) -> bytes | None:
     """Canonical bytes of a library function, class or the like; None for user code.
 
-    It is one only if looking its own qualified name up in its own module finds that very object:
-    a wrapper that carries a library's name, or a user's function put in its place, is not.
+    It is one only if looking its own name up in its own module finds that very object: a wrapper
+    that carries a library's name, or a user's function put in its place, is not.
     """
-    module, qualname = _spelled(value)
-    if module is None or qualname is None or module == "__main__" or not is_genuine(value):
+    if not is_genuine(value):
         return None
-    namespace = sys.modules.get(module)
-    if namespace is None:
-        return None
-    for name in dict.fromkeys((qualname, qualname.rpartition(".")[2])):
-        if lookup(namespace, name) is value:
+    for module, name in _spellings(value):
+        namespace = sys.modules.get(module)
+        if namespace is not None and lookup(namespace, name) is value:
             library = library_of(module)
             return None if library is None else located(library, f"{module}:{name}")
     return None
@@ -74,9 +80,11 @@ def name_of(value: object) -> bytes | None:
 
 def is_genuine(value: object) -> bool:
     """False for a user's function that `functools.wraps` gave a library's name."""
-    while isinstance(value, types.FunctionType):
+    seen: list[object] = []
+    while isinstance(value, types.FunctionType) and value not in seen:
         if not is_library_file(value.__code__.co_filename):
             return False
+        seen.append(value)
         value = value.__dict__.get("__wrapped__")
     return True
 
@@ -98,18 +106,18 @@ def lookup(namespace: Any, qualname: str) -> object:
     return found
 
 
-def _spelled(value: object) -> tuple[str | None, str | None]:
+def _spellings(value: object) -> Iterator[tuple[str, str]]:
+    """Where an object may be found: pairs of module and name."""
     owner = getattr(value, "__self__", None)
-    bound = owner is not None and not isinstance(owner, (type, types.ModuleType))
-    # A method of a hidden instance (`random.random`) is sought in the module of its class.
-    module = getattr(type(owner) if bound else value, "__module__", None)
-    if module is None and isinstance(owner, types.ModuleType):
-        module = owner.__name__
-    name = getattr(value, "__name__" if bound else "__qualname__", None)
-    return (
-        module if isinstance(module, str) else None,
-        name if isinstance(name, str) else None,
-    )
+    modules = [getattr(value, "__module__", None)]
+    if isinstance(owner, types.ModuleType):
+        modules.append(owner.__name__)
+    elif owner is not None and not isinstance(owner, type):
+        # A method of a hidden instance (`random.random`) stands in the module of its class.
+        modules.append(type(owner).__module__)
+    for name in dict.fromkeys(getattr(value, key, None) for key in ("__qualname__", "__name__")):
+        if isinstance(name, str):
+            yield from ((module, name) for module in modules if isinstance(module, str))
 
 
 def _file_of(module: types.ModuleType) -> str | None:
@@ -145,8 +153,6 @@ def _fileless(module: str, top: str) -> str | None:
     package = sys.modules.get(top)
     if module == top or package is None:
         return None
-    if module.startswith(("torch.ops.", "torch.classes.")):
-        return operators_of(module.split(".")[2])
     return _library(top, _file_of(package))
 
 
@@ -170,8 +176,9 @@ def _distribution(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        names = metadata.packages_distributions().get(name)
-        return None if not names else metadata.version(names[0])
+        # Several distributions may share one package name.
+        names = sorted(set(metadata.packages_distributions().get(name, ())))
+        return ", ".join(f"{name} {metadata.version(name)}" for name in names) or None
 
 
 def _unloaded(top: str) -> str | None:

@@ -14,13 +14,9 @@ from .encoding import frame, framed, text
 from .walk import Label, Walk
 
 _KINDS = {"_parameters": "parameter", "_buffers": "buffer", "_modules": "module"}
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("hooks"))
 # These run when a state dict is saved or loaded, never in forward.
-_UNUSED_HOOKS = {
-    "_load_state_dict_post_hooks",
-    "_load_state_dict_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-}
+_UNUSED_HOOKS = frozenset(name for name in _HOOKS if "state_dict" in name)
 # Hooks for all modules have no public list; they are found by how their tables are named.
 _GLOBAL_HOOKS = {
     name: table
@@ -85,7 +81,11 @@ def _hook_numbers(tables: Mapping[str, Any]) -> dict[int, int]:
 
 
 def _is_hooks(name: str, value: object) -> bool:
-    return name.endswith("hooks") and isinstance(value, dict) and all(type(k) is int for k in value)
+    return (
+        (name in _HOOKS or name in _GLOBAL_HOOKS)
+        and isinstance(value, dict)
+        and all(type(key) is int for key in value)
+    )
 
 
 def _visit_class(walk: Walk, module: nn.Module, own: Label) -> None:

@@ -15,7 +15,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ from .walk import ROOT, Label, Walk
 
 # A digest of another form must not equal one of this form: to be moved with the form.
 _FORM = 1
+
+
+class _Field(NamedTuple):
+    position: int
+
 
 _BY_TYPE: dict[type, Callable[[Walk, Any, Label], None]] = {
     types.FunctionType: functions.visit_function,
@@ -56,7 +61,7 @@ _BY_TYPE: dict[type, Callable[[Walk, Any, Label], None]] = {
     operator.itemgetter: values.visit_reduced,
     operator.attrgetter: values.visit_reduced,
     operator.methodcaller: values.visit_reduced,
-    type(collections.namedtuple("_", "field").field): values.visit_field,  # noqa: PYI024
+    type(_Field.__dict__["position"]): values.visit_field,
     bytearray: buffers.visit_bytes,
     array.array: buffers.visit_bytes,
     type(threading.Lock()): values.visit_by_type,

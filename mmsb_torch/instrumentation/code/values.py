@@ -13,6 +13,19 @@ from . import libraries
 from .encoding import frame, framed, text
 from .walk import Label, Walk
 
+# Set by the import system; they say where a module is, not what it does.
+_MODULE_NAMES = {
+    "__annotations__",
+    "__builtins__",
+    "__cached__",
+    "__doc__",
+    "__file__",
+    "__loader__",
+    "__name__",
+    "__package__",
+    "__path__",
+    "__spec__",
+}
 _DICTS = (collections.OrderedDict, dict)
 _SCALARS = (str, bytes, int, float, complex)
 
@@ -82,7 +95,8 @@ def visit_class_of(walk: Walk, value: object, label: Label) -> None:
     """The class of an object, as an entry of its own."""
     walk.guards.type(value)
     cls = type(value)
-    walk.write(label, frame("instance", walk.refer(cls, Label("class", cls.__name__))))
+    reference = walk.refer(cls, Label("class", cls.__name__))
+    walk.write(label, frame("instance", text(cls.__name__), reference))
 
 
 def visit_attributes(walk: Walk, value: object, label: Label) -> None:
@@ -111,7 +125,7 @@ def visit_module(walk: Walk, module: types.ModuleType, label: Label) -> None:
         return
     walk.write(label, b"module")
     for name, value in items_of(walk, vars(module)):
-        if not name.startswith("__"):
+        if name not in _MODULE_NAMES:
             part = label.of("global", name)
             walk.write(part, frame("name", text(name), walk.refer(value, part)))
 

@@ -16,6 +16,7 @@ from .encoding import atom, digest, frame, framed, text
 from .guards import Guards
 from .identity import Serials, token
 from .layout import Layout, layout_of
+from .libraries import name_of
 
 ROOT = "code of"
 
@@ -134,15 +135,23 @@ class Walk:
                 self.identify(value, label, f"{type(value).__qualname__}: {error!r} when read")
 
     def unordered(self, container: object, elements: Iterable[object], label: Label) -> bytes:
-        """Canonical bytes of elements in no order: each is walked on its own, then sorted."""
+        """Canonical bytes of elements in no order: each is walked on its own, then sorted.
+
+        Sets in sets of objects are compared by identity: walking each element on its own takes
+        exponential time where objects hold sets of each other.
+        """
         if id(container) in self._nesting:
             return b"cycle"
-        return framed("unordered", sorted(self._alone(container, e, label) for e in elements))
+        parts = [(element, _outright(element)) for element in elements]
+        if self._nesting and any(data is None for _, data in parts):
+            self.identify(container, label, "a set of objects in a set of objects")
+            return b"nested"
+        return framed(
+            "unordered",
+            sorted(data or self._alone(container, element, label) for element, data in parts),
+        )
 
     def _alone(self, container: object, element: object, label: Label) -> bytes:
-        data = atom(element)
-        if data is not None:
-            return data
         inner = Walk(self._visit, self._serials)
         inner.guards, inner.opaque, inner.attributes = self.guards, self.opaque, self.attributes
         inner._nesting, inner._once = (*self._nesting, id(container)), self._once
@@ -156,3 +165,8 @@ class Walk:
     def digest(self) -> bytes:
         """The 16 bytes that stand for all entries."""
         return digest(framed("entries", (data for _, data in self.entries)))
+
+
+def _outright(element: object) -> bytes | None:
+    """Canonical bytes of what needs no walk: plain data, and classes of libraries."""
+    return name_of(element) if isinstance(element, type) else atom(element)

@@ -42,6 +42,12 @@ from mmsb_torch.types import (
 _NOTHING: Mapping[str, Any] = {}
 
 
+class _Inside(threading.local):
+    """Whether this thread is running a recipe."""
+
+    recipe = False
+
+
 class Router:
     """Orders and applies deltas. Lock order: commit, then table.
 
@@ -59,13 +65,12 @@ class Router:
         self.closed = False
         self._read_only = read_only
         self._commit = threading.Lock()
-        self._inside = threading.local()
+        self._inside = _Inside()
 
     @contextmanager
     def recipe(self) -> Iterator[None]:
         """While a recipe runs on this thread no page may be changed from it."""
-        before = getattr(self._inside, "recipe", False)
-        self._inside.recipe = True
+        before, self._inside.recipe = self._inside.recipe, True
         try:
             yield
         finally:
@@ -78,7 +83,7 @@ class Router:
             raise ReadOnlyError(
                 "this memory was opened with mode='r': expected a memory opened for writing"
             )
-        if getattr(self._inside, "recipe", False):
+        if self._inside.recipe:
             raise DerivedPageError(
                 "a recipe tried to change a page: recipes only read. "
                 "Return the value, or make the change outside of the recipe."
@@ -125,7 +130,7 @@ class Router:
         metadata: Mapping[str, Any] = _NOTHING,
         epochs: Mapping[int, int] | None = None,
         only_at: int | None = None,
-    ) -> Transaction | None:
+    ) -> Transaction:
         """Commit staged deltas, at most one a page, together; returns the transaction.
 
         Args:
@@ -134,7 +139,7 @@ class Router:
             step: the caller's step count at this moment.
             metadata: plain data kept with the transaction.
             epochs: page id -> epoch that the caller expects.
-            only_at: commit only if this is still the last transaction; else None is returned.
+            only_at: refuse with EpochConflictError unless this is still the last transaction.
 
         Raises:
             EpochConflictError, PageMutatedError, ClosedError, ReadOnlyError, DerivedPageError:
@@ -146,15 +151,15 @@ class Router:
         with self._commit:
             self.check_open()
             if only_at is not None and self.tx != only_at:
-                return None
-            for entry in entries:
+                raise EpochConflictError(
+                    f"the memory is at transaction {self.tx}, expected {only_at}"
+                )
+            placed = []
+            for entry, delta in zip(entries, deltas, strict=True):
                 self._check(entry, epochs)
-            placed = tuple(
-                delta._replace(base_epoch=entry.epoch)
-                for entry, delta in zip(entries, deltas, strict=True)
-            )
+                placed.append(delta.at(entry.epoch))
             tx = self.log.last + 1
-            record = Transaction(tx, time.time_ns(), (), placed, label, step, metadata)
+            record = Transaction(tx, time.time_ns(), (), tuple(placed), label, step, metadata)
             with self.table.lock:
                 # what can fail (memory for copies) comes before the log, what cannot after it
                 targets = [
@@ -267,7 +272,7 @@ class Router:
             )
 
     def _apply(self, entry: Entry, delta: Delta, target: Tensor | None, tx: int) -> None:
-        changed = not entry.watched or changes_bits(entry.tensor, delta)
+        changed = not entry.watched or changes_bits(entry.value, delta)
         if target is None:
             entry.put(delta.values.detach(), shared=True)
         else:

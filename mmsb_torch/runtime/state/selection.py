@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from mmsb_torch.errors import InvalidDeltaError
 from mmsb_torch.types import Spec
 
+_CPU = torch.device("cpu")
+_ONE = torch.Size([1])
 _FEW = 64  # up to here a Python loop beats torch's calls
 
 
@@ -25,6 +28,8 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         raise InvalidDeltaError(
             f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
         )
+    if type(rows) is Tensor and rows.dtype is torch.int64 and rows.shape == _ONE:
+        return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
     if isinstance(rows, slice):
         rows = range(*rows.indices(spec.shape[0]))
     elif isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
@@ -94,23 +99,27 @@ def _integers(name: str, what: str, given: Any) -> Tensor:
 def _few(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
     given: list[int] = index.tolist()
     if len(given) == 1:
-        position = given[0]
-        if not -size <= position < size:
-            raise _out_of_range(name, what, position, size)
-        return torch.from_numpy(np.array([position + size if position < 0 else position])), None
+        return _single(name, what, given[0], size, _CPU), None
     positions = []
     for position in given:
         if not -size <= position < size:
             raise _out_of_range(name, what, position, size)
         positions.append(position + size if position < 0 else position)
     ordered = sorted(positions)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         if before == after:
             raise _duplicated(name, what, before)
     order = None
     if ordered != positions:
         order = torch.from_numpy(np.argsort(np.array(positions), kind="stable"))
     return torch.from_numpy(np.array(ordered, dtype=np.int64)), order
+
+
+def _single(name: str, what: str, position: Any, size: int, device: torch.device) -> Tensor:
+    if not -size <= position < size:
+        raise _out_of_range(name, what, position, size)
+    index = torch.from_numpy(np.array([position + size if position < 0 else position]))
+    return index if device.type == "cpu" else index.to(device)
 
 
 def _many(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:

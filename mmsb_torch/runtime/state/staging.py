@@ -62,16 +62,16 @@ def stage(
         index, order = row_index(entry.info.name, spec, rows)
         region = Region.rows(spec.shape, index)
         shape = (index.numel(), *spec.shape[1:])
-        staged = _values(entry, spec, values, shape, f"rows of {spec}")
+        staged = _values(entry, spec, values, shape, "rows")
         if order is not None:
             staged = take_rows(staged, order)
     elif rows is None and indices is None and mask is None:
         region = Region.all(spec.shape)
-        staged = _values(entry, spec, values, spec.shape, "the whole page")
+        staged = _values(entry, spec, values, spec.shape, "all of it")
     elif indices is not None and rows is None and mask is None:
         index, order = element_index(entry.info.name, spec, indices)
         region = Region.elements(spec.shape, index)
-        staged = _values(entry, spec, values, (index.numel(),), f"elements of {spec}")
+        staged = _values(entry, spec, values, (index.numel(),), "elements")
         if order is not None:
             staged = take_rows(staged, order)
         if region.form is Form.ALL:
@@ -79,7 +79,9 @@ def stage(
     elif mask is not None and rows is None and indices is None:
         region, staged = _masked(entry, spec, values, mask)
     else:
-        given = [n for n, v in (("rows", rows), ("indices", indices), ("mask", mask)) if v is not None]
+        given = [
+            n for n, v in (("rows", rows), ("indices", indices), ("mask", mask)) if v is not None
+        ]
         raise InvalidDeltaError(
             f"update of page {entry.info.name!r}: expected one of rows=, indices=, mask= at most, "
             f"found {' and '.join(given)}. Make two updates inside one `with mem.commit()`.",
@@ -99,9 +101,7 @@ def _spec(entry: Entry) -> Spec:
     return info.spec
 
 
-def _values(
-    entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: str
-) -> Tensor:
+def _values(entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: str) -> Tensor:
     """`values` as a new contiguous tensor of `shape`, checked against the page's spec."""
     if type(values) is Tensor and values.dtype is spec.dtype and values.device == spec.device:
         if values.shape == shape and values.layout is torch.strided and not values.is_nested:
@@ -115,7 +115,7 @@ def _values(
         problem = _mismatch(spec, values, shape)
     if problem is not None:
         raise InvalidDeltaError(
-            f"cannot write page {entry.info.name!r} (epoch {entry.epoch}): expected for {what} "
+            f"cannot write page {entry.info.name!r} (epoch {entry.epoch}): expected ({what}) "
             f"{Spec(spec.dtype, tuple(shape), spec.device)} on {spec.device}, found {problem}. "
             f"{_advice(spec, values)}",
             page_id=entry.info.id,
@@ -197,13 +197,17 @@ def _masked(entry: Entry, spec: Spec, values: Any, mask: Any) -> tuple[Region, T
             page_id=entry.info.id,
         )
     region = Region.where(mask.detach().contiguous())
-    if isinstance(values, Tensor) and values.dim() == len(spec.shape) and region.share < _DENSE_FROM:
+    if (
+        isinstance(values, Tensor)
+        and values.dim() == len(spec.shape)
+        and region.share < _DENSE_FROM
+    ):
         dense = values.detach()
         problem = require_dense(values) or _mismatch(spec, values, spec.shape)
         if problem is None and region.form is Form.MASK and tuple(dense.shape) == spec.shape:
             small = region.compact()
             return small, small.pick(dense.resolve_conj().resolve_neg().contiguous())
-    staged = _values(entry, spec, values, spec.shape, "a masked page")
+    staged = _values(entry, spec, values, spec.shape, "where the mask is True")
     if region.form is Form.MASK:
         region = region._replace(index=region.mask())
     elif region.form is Form.NONE:

@@ -56,6 +56,12 @@ class Entry:
         """Whether nobody wrote through an alias of the page (or it has no value yet)."""
         return self.tensor is None or self.tensor._version == self.version  # noqa: SLF001
 
+    @property
+    def value(self) -> Tensor:
+        """The page's own memory, of a page that has a value."""
+        assert self.tensor is not None
+        return self.tensor
+
     def put(self, tensor: Tensor, *, shared: bool) -> None:
         """Make `tensor` the page's memory. Table lock held."""
         self.tensor = tensor
@@ -68,8 +74,7 @@ class Entry:
         The copy goes into a recycled buffer where one is free. Table lock held; the caller
         calls `put` afterwards.
         """
-        tensor = self.tensor
-        assert tensor is not None
+        tensor = self.value
         if not self.shared and not held_elsewhere(tensor):
             return tensor
         spare, self.spare = self.spare, None if self.shared else tensor
@@ -81,10 +86,8 @@ class Entry:
     def alias(self) -> Tensor:
         """A detached alias of the present value, for reading. Table lock held."""
         if self.shared:
-            assert self.tensor is not None
-            self.put(copy_of(self.tensor), shared=False)
-        assert self.tensor is not None
-        return self.tensor.detach()
+            self.put(copy_of(self.value), shared=False)
+        return self.value.detach()
 
 
 class Table:

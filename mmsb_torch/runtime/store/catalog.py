@@ -49,14 +49,15 @@ def list_checkpoints(root: StrPath, files: Files = FILES) -> list[CheckpointRef]
     folder = Path(root) / CHECKPOINTS
     if not exists(folder, files):
         return []
+    # One listing for both: at each moment a checkpoint being replaced has one name or the other.
+    with explained("list", folder):
+        names = files.listdir(folder)
+    published = {folder / name: folder / name for name in names}
     aside = {
         target: folder / name
-        for name, (target, kind) in leftovers(folder, files).items()
+        for name, (target, kind) in leftovers(folder, names).items()
         if kind == "old"
     }
-    # Listed after the leftovers: what is being replaced meanwhile is seen at least once.
-    with explained("list", folder):
-        published = {folder / name: folder / name for name in files.listdir(folder)}
     return sorted(
         CheckpointRef(tx, path)
         for target, path in (aside | published).items()

@@ -61,9 +61,12 @@ from mmsb_torch.runtime.store.verification import check_names, checked_manifest,
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """A state: every tensor by name, and the caller's JSON about them, after transaction `tx`."""
+    """A state: every tensor by name, and the caller's JSON about them, after transaction `tx`.
+
+    The registry is a dict of JSON, at most 100 levels deep.
+    """
 
     tx: int
     tensors: dict[str, torch.Tensor]

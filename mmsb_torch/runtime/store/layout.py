@@ -34,6 +34,7 @@ from mmsb_torch.runtime.store.identity import (
 from mmsb_torch.runtime.store.lock import WriterLock
 from mmsb_torch.runtime.store.retention import retain
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
+from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
 
 
 class Store:
@@ -133,6 +134,12 @@ class Store:
         """Return the checkpoints, oldest first; see `catalog.list_checkpoints`."""
         self._check_open()
         return list_checkpoints(self.path, self._files)
+
+    def verify(self) -> list[Damage]:
+        """Read every checkpoint and return all damage; see `verification.verify_checkpoint`."""
+        self._check_open()
+        refs = list_checkpoints(self.path, self._files)
+        return [damage for ref in refs for damage in verify_checkpoint(ref.path, self._files)]
 
     def retain(self, keep: int) -> list[CheckpointRef]:
         """Remove all but the newest `keep` checkpoints; see `retention.retain`."""

@@ -26,6 +26,9 @@ from mmsb_torch.runtime.store.streams import read_file
 
 MAX_JSON_BYTES = 256 << 20
 
+# Python's parser gives up at a depth that depends on its caller's: stay well below on writing.
+MAX_DEPTH = 100
+
 _OPENING = b'{"digest": "xxh3-128:'
 _HEX_DIGITS = 32
 _CLOSING = b'",\n'
@@ -79,40 +82,40 @@ def check_json(value: object, where: str) -> None:
     Raises:
         SerializationError: it does not; the message names the place, as `where['key'][3]`.
     """
-    try:
-        _check(value, where)
-    except RecursionError as error:
-        raise SerializationError(f"{where} is nested too deeply for JSON.") from error
+    if (found := _first_problem(value, MAX_DEPTH)) is not None:
+        place, problem = found
+        raise SerializationError(
+            f"{where}{place} {problem}. JSON gives back None, bool, int, finite float, str, list, "
+            "and dict with str keys, as they were, and nothing else."
+        )
 
 
-def _check(value: object, where: str) -> None:
+def _first_problem(value: object, depth: int) -> tuple[str, str] | None:
+    """Return (place, problem), or None. The place is put together only where there is one."""
     if value is None or type(value) in (bool, int, str):
-        return
+        return None
     if type(value) is float and math.isfinite(value):
-        return
-    if type(value) is list:
-        for index, item in enumerate(value):
-            _check(item, f"{where}[{index}]")
-        return
-    if type(value) is dict:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise SerializationError(f"{where} has the key {key!r}: expected a str.")
-            _check(item, f"{where}[{key!r}]")
-        return
-    raise SerializationError(
-        f"{where} is {value!r:.80} of type {type(value).__name__}: expected None, bool, int, a "
-        "finite float, str, list or dict, which JSON gives back as they were."
-    )
+        return None
+    if type(value) is not dict and type(value) is not list:
+        return "", f"is {value!r:.80} of type {type(value).__name__}"
+    if depth == 0:
+        return "", "is nested too deeply"
+    for key, item in value.items() if type(value) is dict else enumerate(value):
+        if type(value) is dict and type(key) is not str:
+            return "", f"has the key {key!r:.80}"
+        if (found := _first_problem(item, depth - 1)) is not None:
+            return f"[{key!r:.80}]{found[0]}", found[1]
+    return None
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
     """Return the bytes of a sealed file with `fields`, one line each; "digest" is not theirs.
 
+    The caller has put what it does not know through `check_json`.
+
     Raises:
-        SerializationError: the fields are no JSON (see `check_json`), or too large.
+        SerializationError: a number that JSON cannot hold, or too large.
     """
-    check_json(dict(fields), "the object")
     try:
         lines = (
             f"{json.dumps(name)}: {json.dumps(value, allow_nan=False, separators=(',', ':'))}"

@@ -15,9 +15,10 @@ process do not sweep each other's folders.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmsb_torch.errors import StoreError
@@ -34,6 +35,7 @@ _LEFTOVER = re.compile(r"\.([0-9]{20})\.(tmp|old|drop)-[0-9a-f]{16}")
 
 # Names in use by threads of this process; set operations are atomic, and names are random.
 _in_use: set[str] = set()
+os.register_at_fork(after_in_child=_in_use.clear)
 
 
 @contextlib.contextmanager
@@ -116,7 +118,9 @@ def sweep(folder: Path, files: Files = FILES) -> None:
     Raises:
         StoreError: the folder cannot be listed, or a checkpoint not be put back.
     """
-    for name, (target, kind) in leftovers(folder, files).items():
+    with explained("list", folder):
+        names = files.listdir(folder)
+    for name, (target, kind) in leftovers(folder, names).items():
         if name in _in_use:
             continue
         path = folder / name
@@ -132,15 +136,9 @@ def sweep(folder: Path, files: Files = FILES) -> None:
                 remove_tree(path, files)
 
 
-def leftovers(folder: Path, files: Files = FILES) -> dict[str, tuple[Path, str]]:
-    """Return each hidden name with the path it stands for and its kind, sorted.
-
-    Raises:
-        StoreError: the folder cannot be listed.
-    """
-    with explained("list", folder):
-        names = sorted(files.listdir(folder))
-    matches = [match for name in names if (match := _LEFTOVER.fullmatch(name))]
+def leftovers(folder: Path, names: Iterable[str]) -> dict[str, tuple[Path, str]]:
+    """Return each hidden name among `names` with the path it stands for and its kind, sorted."""
+    matches = [match for name in sorted(names) if (match := _LEFTOVER.fullmatch(name))]
     return {match[0]: (folder / match[1], match[2]) for match in matches}
 
 

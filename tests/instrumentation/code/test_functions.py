@@ -350,7 +350,9 @@ def test_singledispatch_sees_its_registry(cell):
 
 
 def test_user_modules_are_followed_by_name(cell, user_module):
-    helpers = user_module("helpers", "LIMIT = 1\ndef g(x): return x + LIMIT\ndef unused(x): return 0")
+    helpers = user_module(
+        "helpers", "LIMIT = 1\ndef g(x): return x + LIMIT\ndef unused(x): return 0"
+    )
     for source in (
         "import helpers\ndef f(x): return helpers.g(x)",
         "def f(x):\n    import helpers\n    return helpers.g(x)",
@@ -371,7 +373,9 @@ def test_user_modules_are_followed_by_name(cell, user_module):
 
 def test_a_user_module_used_as_a_value_counts_as_a_whole(cell, user_module):
     helpers = user_module("helpers", "def g(x): return x\nTABLE = [1]")
-    definition = Definition.of(cell("import helpers\ndef f(x, n): return getattr(helpers, n)(x)")["f"])
+    definition = Definition.of(
+        cell("import helpers\ndef f(x, n): return getattr(helpers, n)(x)")["f"]
+    )
     helpers.TABLE.append(2)
     assert definition.changed() == "global 'helpers.TABLE' changed"
     helpers.TABLE.pop()

@@ -3,7 +3,7 @@
 import array
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -79,8 +79,15 @@ class Mute:
     __eq__ = __hash__ = __bool__ = __len__ = __repr__ = __getattr__
 
 
-Point = collections.namedtuple("Point", "x y")
-Typed = typing.NamedTuple("Typed", [("x", int)])
+Point = collections.namedtuple("Point", "x y")  # noqa: PYI024 - the kind to test
+
+
+class Typed(typing.NamedTuple):
+    x: int
+
+
+def closure(value):
+    return (lambda: value).__closure__[0]
 
 
 def mute(value):
@@ -146,17 +153,17 @@ VALUES = {
     "Decimal, longer": lambda: decimal.Decimal("1.00"),
     "Fraction": lambda: fractions.Fraction(1, 3),
     "UUID": lambda: uuid.UUID(int=5),
-    "date": lambda: datetime.date(2020, 1, 2),
-    "datetime": lambda: datetime.datetime(2020, 1, 2),
-    "datetime, utc": lambda: datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc),
-    "timedelta": lambda: datetime.timedelta(1),
+    "date": lambda: dt.date(2020, 1, 2),
+    "datetime": lambda: dt.datetime(2020, 1, 2),  # noqa: DTZ001
+    "datetime, utc": lambda: dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
+    "timedelta": lambda: dt.timedelta(1),
     "pattern": lambda: re.compile("a+"),
-    "pattern, flags": lambda: re.compile("a+", re.I),
+    "pattern, flags": lambda: re.compile("a+", re.IGNORECASE),
     "enum": lambda: Colour.RED,
     "enum 2": lambda: Colour.BLUE,
     "flag": lambda: Bits.A,
     "flags": lambda: Bits.A | Bits.B,
-    "re flag": lambda: re.I,
+    "re flag": lambda: re.IGNORECASE,
     "dataclass": lambda: Options(1),
     "dataclass 2": lambda: Options(1, ["a"]),
     "namedtuple": lambda: Point(1, 2),
@@ -175,7 +182,7 @@ VALUES = {
     "class": lambda: Options,
     "library class": lambda: collections.OrderedDict,
     "list[int]": lambda: list[int],
-    "Optional": lambda: typing.Optional[int],
+    "Optional": lambda: typing.Optional[int],  # noqa: UP045 - the kind to test
     "union": lambda: int | str,
     "Callable": lambda: typing.Callable[[int], str],
     "bytearray": lambda: bytearray(b"ab"),
@@ -220,7 +227,7 @@ VALUES = {
     "numpy rng 2": lambda: generator(1, np.random.RandomState),
     "python rng": lambda: generator(1, random.Random),
     "weak class": lambda: weakref.ref(Options),
-    "cell": lambda: (lambda x: lambda: x)(1).__closure__[0],
+    "cell": lambda: closure(1),
     "bound builtin": lambda: [1].append,
     "finfo": lambda: torch.float32.to_complex,
 }
@@ -324,7 +331,7 @@ def test_writing_in_place_is_noticed(make, edit):
     edit(value)
     reason = definition.changed()
     assert reason is not None
-    assert "value" in reason or reason == "class 'Options' removed"
+    assert "value" in reason
     renewed = definition.refresh()
     assert renewed.digest != definition.digest
     assert renewed.changed() is None
@@ -365,12 +372,32 @@ def test_sharing_and_cycles():
     assert defined(around).changed() is None
 
 
+def test_sets_of_objects_end():
+    nodes = [Options(number) for number in range(12)]
+    for node in nodes:
+        node.names = set(map(id, nodes)) and {other.size for other in nodes}
+    assert defined(nodes).portable
+
+    class Node:
+        def __init__(self):
+            self.neighbours = set()
+
+    graph = [Node() for _ in range(12)]
+    for node in graph:
+        node.neighbours.update(graph)
+    definition = defined(graph)
+    assert not definition.portable
+    assert definition.changed() is None
+    graph[3].neighbours.clear()
+    assert definition.changed() is not None
+
+
 def test_deep_and_wide_values_end():
     deep = flat = ()
-    for _ in range(5000):
+    for _ in range(1500):
         deep = (deep,)
     nested = []
-    for _ in range(5000):
+    for _ in range(1500):
         nested = [nested]
     for _ in range(60):
         flat = (flat, flat)

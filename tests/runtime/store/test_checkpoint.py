@@ -105,9 +105,32 @@ def test_too_many_shards(root, monkeypatch):
         write_checkpoint(root, Snapshot(1, dict.fromkeys("abc", torch.ones(9))), shard_bytes=1)
 
 
+@pytest.mark.parametrize("shard_bytes", [0, -1])
+def test_shards_of_no_size(root, shard_bytes):
+    with pytest.raises(StoreError, match="shard_bytes"):
+        write_checkpoint(root, Snapshot(1, {}), shard_bytes=shard_bytes)
+
+
+def test_json_beyond_what_is_read_back_is_not_written(root, small, kit, monkeypatch):
+    for module in ("sealed", "manifest"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mmsb_torch.runtime.store.{module}.MAX_JSON_BYTES", 200)
+            with pytest.raises(SerializationError, match="at most 200"):
+                write_checkpoint(root, small(1))
+    assert kit.names(root / "checkpoints") == []
+
+
+def test_a_store_without_its_checkpoints_folder(root, put):
+    (root / "checkpoints").rmdir()
+    assert list_checkpoints(root) == []
+    put(root, 1)
+    assert txs(root) == [1]
+
+
 def test_nothing_in_it(root):
     write_checkpoint(root, Snapshot(0, {}, {}))
-    assert load_checkpoint(root) == Snapshot(0, {}, {})
+    found = load_checkpoint(root)
+    assert (found.tx, found.tensors, found.registry) == (0, {}, {})
 
 
 def test_progress_counts_bytes_and_its_exception_leaves_nothing(root, small, put, kit):

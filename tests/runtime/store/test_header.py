@@ -86,7 +86,6 @@ def test_escapes(tmp_path):
         entry(dtype="u8"),
         entry(dtype=8),
         entry(dtype="F16"),
-        entry(shape=[0, 9223372036854775807, 9223372036854775807], data_offsets=[0, 0]),
         "{" + GOOD + "," + GOOD.replace('"a"', '"b"') + "}",
         '{"__metadata__":{"mmsb.dtypes":"[]"},' + GOOD + "}",
         '{"__metadata__":{"mmsb.dtypes":"{\\"b\\":\\"bits8\\"}"},' + GOOD + "}",
@@ -98,6 +97,26 @@ def test_escapes(tmp_path):
 )
 def test_bad_headers(tmp_path, header):
     with pytest.raises(CorruptStoreError, match=r"'.*f'"):
+        read_tensors(write_raw(tmp_path / "f", header))
+
+
+def test_an_empty_tensor_of_an_impossible_shape(tmp_path):
+    header = entry(shape=[0, 9999999999999999999], data_offsets=[0, 0])
+    with pytest.raises(CorruptStoreError, match="impossible shape"):
+        read_tensors(write_raw(tmp_path / "f", header, b""))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 7])
+def test_shorter_than_a_length(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    with pytest.raises(CorruptStoreError, match="at least 8 bytes"):
+        read_tensors(tmp_path / "f")
+
+
+def test_more_tensors_than_a_file_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmsb_torch.runtime.store.header.MAX_TENSORS", 1)
+    header = "{" + GOOD + "," + GOOD.replace('"a"', '"b"') + "}"
+    with pytest.raises(CorruptStoreError, match="more than 1 tensors"):
         read_tensors(write_raw(tmp_path / "f", header))
 
 
@@ -149,10 +168,10 @@ def test_a_header_of_permitted_length_but_beyond_the_limit(tmp_path):
 )
 def test_hostile_headers_are_refused_fast(tmp_path, header):
     path = write_raw(tmp_path / "f", header)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(CorruptStoreError):
         read_tensors(path)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 @given(

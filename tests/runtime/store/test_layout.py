@@ -43,6 +43,10 @@ def test_create_write_close_open_read(tmp_path, small, kit):
         assert repr(store) == f"<Store '{path}' read-only>"
         kit.assert_same(store.load_checkpoint().tensors, snapshot.tensors)
         assert [ref.tx for ref in store.list_checkpoints()] == [1]
+        assert store.verify() == []
+        for file in (path / "checkpoints").glob("*/model*"):
+            file.unlink()
+        assert len(store.verify()) == 2
 
 
 def test_each_store_has_its_own_identity(tmp_path):

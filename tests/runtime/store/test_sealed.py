@@ -5,6 +5,7 @@ import pytest
 
 from mmsb_torch.errors import CorruptStoreError, SerializationError, UnsupportedError
 from mmsb_torch.runtime.store.sealed import (
+    MAX_DEPTH,
     Fields,
     check_json,
     read_sealed,
@@ -84,10 +85,12 @@ def test_what_json_would_change_is_refused_by_place(value, place):
 
 def test_too_deep_and_too_long_are_refused():
     deep = []
-    for _ in range(100_000):
+    for _ in range(MAX_DEPTH - 1):
         deep = [deep]
-    with pytest.raises(SerializationError, match="deep"):
-        check_json(deep, "r")
+    check_json(deep, "r")
+    assert unseal(seal({"a": deep}), "f") == {"a": deep}
+    with pytest.raises(SerializationError, match=r"r\[0\]\[0\].* is nested too deeply"):
+        check_json([deep], "r")
     with pytest.raises(SerializationError, match="JSON"):
         seal({"a": 10**5000})
 

@@ -29,7 +29,9 @@ def picture(engine: Engine) -> Graph:
                 dtype=spec.dtype_name if spec is not None else "",
                 shape=spec.shape if spec is not None else None,
                 epoch=entry.epoch,
-                status="root" if node is None else _STATUS.get(found := status(engine, node), found),
+                status="root"
+                if node is None
+                else _STATUS.get(found := status(engine, node), found),
                 detail=detail,
                 heat=heat,
             )
