@@ -1,1 +1,4 @@
-"""Under construction."""
+"""Instrumentation: what a result depends on besides its inputs, and how to see it change.
+
+- `code`: definitions, the code and values behind a recipe
+"""

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from torch import Tensor
 
-from mmsb_torch.device import changed_elements, same_bits
+from mmsb_torch.device import changed_elements, same_bits, words
 from mmsb_torch.errors import HistoryError
 from mmsb_torch.memory import Memory
 from mmsb_torch.memory import open as open_memory
 from mmsb_torch.testing.model import ModelMemory
-from mmsb_torch.testing.strategies import DTYPES, Update, shapes, tensors, updates
+from mmsb_torch.testing.strategies import DTYPES, Update, random_bits, shapes, updates
 from mmsb_torch.types import Spec
 
 
 def flipped(value: Tensor) -> Tensor:
-    """Bits the other way round along the first dimension."""
-    return value.flip(0) if value.dim() else value.clone()
+    """The value's words, the other way round along the first dimension."""
+    return words(value).flip(0) if value.dim() else words(value).clone()
 
 
 def first_row(value: Tensor) -> Tensor:
@@ -32,21 +32,13 @@ def first_row(value: Tensor) -> Tensor:
 
 
 def doubled(a: Tensor, b: Tensor) -> Tensor:
-    """Two pages of one spec, one after the other; or the first."""
+    """The words of two pages of one spec, one after the other; or the first."""
     if a.shape == b.shape and a.dtype == b.dtype:
-        return torch.stack([a, b])
-    return a.clone()
+        return torch.stack([words(a), words(b)])
+    return a
 
 
 _ONE: tuple[Callable[..., Tensor], ...] = (flipped, first_row)
-# flip and stack are not implemented for torch's bare bit shells
-_COMPUTABLE = tuple(
-    d
-    for d in DTYPES
-    if not str(d).startswith(("torch.bits", "torch.int", "torch.uint"))
-    or d in {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-)
-_COMPUTABLE = tuple(d for d in _COMPUTABLE if "float4" not in str(d))
 
 
 class MemoryMachine(RuleBasedStateMachine):
@@ -68,23 +60,36 @@ class MemoryMachine(RuleBasedStateMachine):
         self.oldest = 0
         self.count = 0
 
-    @rule(target=names, data=st.data(), shape=shapes(), dtype=st.sampled_from(_COMPUTABLE))
-    def make_page(self, data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    @rule(
+        target=names,
+        shape=shapes(),
+        dtype=st.sampled_from(DTYPES),
+        seed=st.integers(0, 2**31),
+    )
+    def make_page(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> str:
         """A new page of random bits."""
         name = f"page {self.count}"
         self.count += 1
-        value = data.draw(tensors(shape, dtype))
+        value = random_bits(shape, dtype, seed)
         self.memory.page(name, value)
         self.model.page(name, value)
         return name
 
-    @rule(name=names, data=st.data())
-    def update(self, name: str, data: st.DataObject) -> None:
-        """One update, in any form."""
+    @rule(name=names, data=st.data(), then_read=st.booleans())
+    def update(self, name: str, data: st.DataObject, then_read: bool) -> None:
+        """One update, in any form; derived pages may be read between updates, or left stale."""
         value = self.model.state[name]
         change = data.draw(updates(tuple(value.shape), value.dtype))
         self.memory.update(name, change.values, **change.options)
         self.model.commit([(name, change)])
+        if then_read:
+            self.read_all()
+
+    @rule()
+    def read_all(self) -> None:
+        """Every derived page equals full recomputation."""
+        for name in self.model.derived:
+            self.read(name)
 
     @rule(name=names)
     def write_the_same(self, name: str) -> None:
@@ -131,7 +136,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule(name=derived)
     def read(self, name: str) -> None:
-        """A derived page equals full recomputation."""
+        """One derived page equals full recomputation."""
         assert same_bits(self.memory[name].tensor, self.model.value(name).contiguous())
 
     @rule()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import same_bits
+from mmsb_torch.device import copy_of, same_bits
 from mmsb_torch.testing.strategies import Update, apply_update
 
 
@@ -37,7 +37,7 @@ class ModelMemory:
 
     def page(self, name: str, value: Tensor) -> None:
         """Make a page: a transaction of its own."""
-        self.states.append({**self.state, name: value.clone()})
+        self.states.append({**self.state, name: copy_of(value)})
         self.epochs[name] = 0
         self.touched[name] = torch.zeros(value.shape, dtype=torch.bool)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -42,12 +43,12 @@ def tensors(
     """Contiguous tensors of random bits (NaN payloads and -0.0 among them)."""
     shape = draw(shapes()) if shape is None else shape
     dtype = draw(st.sampled_from(DTYPES)) if dtype is None else dtype
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    return random_bits(shape, dtype, generator)
+    return random_bits(shape, dtype, draw(st.integers(0, 2**31)))
 
 
-def random_bits(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """A tensor of random bits; bools are 0 or 1."""
+def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """A tensor of random bits, the same for the same seed; bools are 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
     if dtype is torch.bool:
         return torch.randint(0, 2, shape, generator=generator).bool()
     nbytes = math.prod(shape) * dtype.itemsize
@@ -57,8 +58,9 @@ def random_bits(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Gen
     return raw.view(dtype).view(shape)
 
 
-class Update(NamedTuple):
-    """Arguments of `mem.update`: exactly one of rows, indices, mask, or none."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Update:
+    """Arguments of `mem.update`: at most one of rows, indices, mask."""
 
     values: Tensor
     rows: list[int] | None = None
@@ -68,7 +70,13 @@ class Update(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword that selects, if one does."""
-        return {k: v for k, v in self._asdict().items() if k != "values" and v is not None}
+        given = {"rows": self.rows, "indices": self.indices, "mask": self.mask}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __repr__(self) -> str:
+        # torch cannot print a tensor of every dtype
+        where = self.mask.tolist() if self.mask is not None else self.rows or self.indices
+        return f"Update({next(iter(self.options), 'all')}={where}, {words(self.values).tolist()})"
 
 
 @st.composite

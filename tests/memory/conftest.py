@@ -1,6 +1,7 @@
 """What the memory's tests share: memories to try things on, photographs of them, patience."""
 
 import ctypes
+import math
 import threading
 
 import pytest
@@ -16,6 +17,17 @@ def octets(tensor):
         flat_words(copy_of(tensor)).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
     )
     return tensor.dtype, tuple(tensor.shape), bits
+
+
+def random_octets(shape, dtype, seed=0):
+    """A tensor of random bits: NaN payloads and -0.0 among them; bools are 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    top = 2 if dtype is torch.bool else 256
+    count = math.prod(shape) * dtype.itemsize
+    raw = torch.randint(0, top, (count,), dtype=torch.uint8, generator=generator)
+    if dtype is torch.complex128:  # the only one that torch does not reinterpret from bytes
+        return torch.view_as_complex(raw.view(torch.float64).view(-1, 2)).view(shape)
+    return raw.view(dtype).view(shape)
 
 
 def photograph(memory):
@@ -74,6 +86,11 @@ def picture_of():
 @pytest.fixture
 def bits_of():
     return octets
+
+
+@pytest.fixture
+def random_bits():
+    return random_octets
 
 
 @pytest.fixture

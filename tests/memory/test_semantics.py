@@ -417,14 +417,14 @@ def test_mask_and_indices_of_many_elements(mem):
 @pytest.mark.parametrize(
     ("selection", "values"),
     [
-        ({}, torch.ones(5, 3)),
-        ({"rows": torch.tensor([1, 3])}, torch.ones(2, 3)),
-        ({"rows": np.array([1, 3])}, torch.ones(2, 3)),
-        ({"indices": torch.tensor([1, 3])}, torch.ones(2)),
-        ({"indices": torch.tensor([[1, 2], [3, 0]])}, torch.ones(2)),
-        ({"mask": A > 3}, torch.ones(5, 3)),
-        ({"mask": A > 12}, torch.ones(5, 3)),
-        ({}, np.ones((5, 3), dtype=np.float32)),
+        ({}, torch.full((5, 3), 100.0)),
+        ({"rows": torch.tensor([1, 3])}, torch.full((2, 3), 100.0)),
+        ({"rows": np.array([1, 3])}, torch.full((2, 3), 100.0)),
+        ({"indices": torch.tensor([1, 3])}, torch.full((2,), 100.0)),
+        ({"indices": torch.tensor([[1, 2], [3, 0]])}, torch.full((2,), 100.0)),
+        ({"mask": A > 3}, torch.full((5, 3), 100.0)),
+        ({"mask": A > 12}, torch.full((5, 3), 100.0)),
+        ({}, np.full((5, 3), 100.0, dtype=np.float32)),
     ],
 )
 def test_values_rows_and_masks_are_copied_before_update_returns(ab, selection, values):
@@ -440,7 +440,7 @@ def test_values_rows_and_masks_are_copied_before_update_returns(ab, selection, v
             part[...] = 0
     now, epoch = ab["a"].clone(), ab["a"].epoch
     assert not bool((now == -8).any())
-    assert int((now == 1).sum()) == len(ab["a"].mask.nonzero())
+    assert int((now == 100).sum()) == len(ab["a"].mask.nonzero())
     values[...] = -9
     assert torch.equal(ab["a"].tensor, now)
     assert torch.equal(ab.at(ab.tx)["a"], now)
@@ -502,7 +502,7 @@ def test_the_default_dtype_changes_no_update(ab, twin, change, dtype, picture_of
 @pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS.keys())
 def test_what_is_read_in_any_context_can_be_used_outside(ab, context):
     page, derived = ab["a"], ab.derive(doubled, "a")
-    ab.update("a", 1.0, rows=[0])
+    ab.update("a", 100.0, rows=[0])
     with context():
         zero = ab.page("zero", shape=(2, 2), dtype=torch.int8, device="cpu")
         taken = [page.tensor, page.clone(), page.read([1]), page.mask, derived.tensor]
@@ -512,7 +512,7 @@ def test_what_is_read_in_any_context_can_be_used_outside(ab, context):
         assert tensor.device.type == "cpu"
         assert not tensor.is_inference()
         assert not tensor.requires_grad
-    assert str(region) == "rows 0 (1 of 5)"
+    assert (region.count, region.touched_rows().tolist()) == (3, [0])
     assert torch.equal(ab["doubled"].tensor, ab["a"].tensor * 2)
 
 
@@ -609,9 +609,14 @@ def test_an_expected_epoch_is_checked(ab, picture_of):
 
 def test_a_conflict_on_one_page_stops_the_whole_transaction(ab, picture_of):
     before = picture_of(ab)
-    with pytest.raises(mmsb.EpochConflictError, match="'a'"), ab.commit("never") as tx:
-        tx.update("b", 7)
-        tx.update("a", 7.0, epoch=4)
+
+    def commit():
+        with ab.commit("never") as tx:
+            tx.update("b", 7)
+            tx.update("a", 7.0, epoch=4)
+
+    with pytest.raises(mmsb.EpochConflictError, match="'a'"):
+        commit()
     assert picture_of(ab) == before
     with pytest.raises(mmsb.HistoryError, match="never"):
         ab.at("never")
@@ -619,9 +624,13 @@ def test_a_conflict_on_one_page_stops_the_whole_transaction(ab, picture_of):
 
 @pytest.mark.parametrize("expected", [(5, 0), (0, 5), (0, 1)])
 def test_every_expected_epoch_of_a_transaction_counts(ab, expected):
-    with pytest.raises(mmsb.EpochConflictError), ab.commit() as tx:
-        for epoch in expected:
-            tx.update("a", 7.0, epoch=epoch)
+    def commit():
+        with ab.commit() as tx:
+            for epoch in expected:
+                tx.update("a", 7.0, epoch=epoch)
+
+    with pytest.raises(mmsb.EpochConflictError):
+        commit()
     assert ab["a"].epoch == 0
 
 
@@ -685,12 +694,17 @@ def test_several_updates_of_a_page_are_one_epoch_in_order(ab):
 def test_an_exception_leaves_everything_as_it_was(ab, picture_of):
     ab.derive(doubled, "a")
     before = picture_of(ab)
-    for error in (ValueError("mine"), KeyboardInterrupt()):
-        tx = ab.commit("never", step=3)
-        with pytest.raises(type(error)), tx:
+
+    def commit(tx, error):
+        with tx:
             tx.update("a", 5.0)
             tx.update("b", 5)
             raise error
+
+    for error in (ValueError("mine"), KeyboardInterrupt()):
+        tx = ab.commit("never", step=3)
+        with pytest.raises(type(error)):
+            commit(tx, error)
         assert tx.number is None
         assert "committed" not in repr(tx)
     assert picture_of(ab) == before
@@ -710,14 +724,14 @@ def test_a_refused_update_inside_a_transaction_leaves_the_others(ab):
 def test_a_transaction_is_used_once_and_inside_its_block(ab, picture_of):
     before = picture_of(ab)
     outside = ab.commit()
-    with pytest.raises(mmsb.TransactionError, match="with mem.commit"):
+    with pytest.raises(mmsb.TransactionError, match="with mem"):
         outside.update("a", 1.0)
     with ab.commit() as done:
         pass
     with pytest.raises(mmsb.TransactionError) as caught:
         done.update("a", 1.0)
     assert isinstance(caught.value, RuntimeError)
-    with pytest.raises(mmsb.TransactionError, match="new mem.commit"), done:
+    with pytest.raises(mmsb.TransactionError, match="new mem"), done:
         pass
     nested = ab.commit()
     with pytest.raises(mmsb.TransactionError), nested:  # noqa: SIM117 - the inner one raises
@@ -794,18 +808,22 @@ def test_when_update_returns_every_thread_sees_it(ab, bounded):
 def test_a_derived_page_takes_no_update(ab, change, picture_of):
     ab.derive(doubled, "a", name="d")
     before = picture_of(ab)
+
+    def commit():
+        with ab.commit() as tx:
+            tx.update("b", 4)
+            tx.update("d", 1.0)
+
     attempts = (
+        commit,
         lambda: ab.update("d", torch.ones(5, 3)),
         lambda: ab.update(ab["d"], 1.0, rows=[0]),
         lambda: ab.update_many([("b", None, 4), ("d", None, 1.0)]),
     )
     for attempt in attempts:
-        with pytest.raises(mmsb.DerivedPageError, match="'d' is derived.*input") as caught:
+        with pytest.raises(mmsb.DerivedPageError, match=r"'d' is derived.*input") as caught:
             attempt()
         assert isinstance(caught.value, TypeError)
-    with pytest.raises(mmsb.DerivedPageError), ab.commit() as tx:
-        tx.update("b", 4)
-        tx.update("d", 1.0)
     assert picture_of(ab) == before
 
 
@@ -824,31 +842,19 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("forbidden", FORBIDDEN.values(), ids=FORBIDDEN.keys())
-def test_a_recipe_changes_no_page(ab, forbidden, picture_of):
-    before = picture_of(ab)
-
+def test_a_recipe_changes_no_page(ab, forbidden):
     def meddling(a):
         forbidden(ab)
         return a
 
     page = ab.derive(meddling, "a")
-    with pytest.raises(mmsb.RecipeError, match="'meddling'.*recipe tried to change a page"):
+    with pytest.raises(mmsb.RecipeError, match=r"'meddling'.*recipe tried to change a page"):
         _ = page.tensor
-    pages, _, tx, _ = before
-    assert ab.tx == tx
-    assert {name: octets for name, octets in pages.items()} == {
-        name: found for name, found in roots_of(ab, picture_of).items()
-    }
-
-
-def roots_of(memory, picture_of):
-    with mmsb.open() as other:
-        for name in ("a", "b"):
-            other.page(name, memory[name].tensor)
-        found = picture_of(other)[0]
-    assert [memory[name].epoch for name in ("a", "b")] == [0, 0]
-    assert "new" not in memory
-    return found
+    assert list(ab) == ["a", "b", "meddling"]
+    assert ab.tx == 2
+    assert torch.equal(ab["a"].tensor, A)
+    assert torch.equal(ab["b"].tensor, torch.arange(4))
+    assert ab["a"].epoch == ab["b"].epoch == 0
 
 
 def test_a_page_can_be_changed_again_after_a_recipe_raised(ab):
@@ -1039,7 +1045,7 @@ def test_parameters_without_a_page_use_their_default(ab):
 
 def test_a_parameter_without_page_or_default_is_not_found(ab, picture_of):
     before = picture_of(ab)
-    with pytest.raises(mmsb.PageNotFoundError, match="'bb'.*Did you mean 'b'"):
+    with pytest.raises(mmsb.PageNotFoundError, match=r"'bb'.*Did you mean 'b'"):
         ab.derive(lambda a, bb: a, name="x")
     assert picture_of(ab) == before
 
@@ -1181,7 +1187,7 @@ PAGE_CALLS = {
     "nbytes": lambda p: p.nbytes,
     "metadata": lambda p: p.metadata,
 }
-PAGE_STAYS = {"id", "name"}
+PAGE_STAYS = {"id", "name", "memory", "derived"}
 
 
 def public(kind):
@@ -1205,7 +1211,7 @@ def closed(request, path):
 
 @pytest.mark.parametrize("call", MEMORY_CALLS.values(), ids=MEMORY_CALLS.keys())
 def test_a_closed_memory_raises_on_everything(closed, call):
-    with pytest.raises(mmsb.ClosedError, match="closed.*mmsb.open"):
+    with pytest.raises(mmsb.ClosedError, match=r"closed.*mmsb\.open"):
         call(closed)
 
 
@@ -1220,12 +1226,25 @@ def test_so_does_every_page_of_it(name, call):
     memory.close()
     with pytest.raises(mmsb.ClosedError, match="closed"):
         call(page)
-    with pytest.raises(mmsb.ClosedError):
-        memory.why(page)
-    with pytest.raises(mmsb.ClosedError):
-        memory.update(page, "no tensor at all")
     assert page.name == name
     assert name in repr(page)
+
+
+def test_the_handle_of_a_page_opens_no_back_door(ab):
+    ab.derive(doubled, "a", name="d")
+    page, derived = ab["a"], ab["d"]
+    ab.close()
+    attempts = (
+        lambda: ab.why(page),
+        lambda: ab.why(derived),
+        lambda: ab.update(page, 1.0),
+        lambda: ab.update(page, "no tensor at all"),
+        lambda: ab.update_many([(page, None, 1.0)]),
+        lambda: ab.derive(doubled, page, name="x"),
+    )
+    for attempt in attempts:
+        with pytest.raises(mmsb.ClosedError):
+            attempt()
 
 
 def test_closing_says_so_and_may_be_repeated(closed):
@@ -1237,10 +1256,15 @@ def test_closing_says_so_and_may_be_repeated(closed):
 
 
 def test_a_transaction_open_at_close_commits_nothing(ab):
-    value = ab["a"].tensor
-    with pytest.raises(mmsb.ClosedError), ab.commit() as tx:
-        tx.update("a", 1.0)
-        ab.close()
+    value, tx = ab["a"].tensor, ab.commit()
+
+    def commit():
+        with tx:
+            tx.update("a", 1.0)
+            ab.close()
+
+    with pytest.raises(mmsb.ClosedError):
+        commit()
     assert tx.number is None
     assert torch.equal(value, A)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from mmsb_kernels.dual import kernel
 
 # What tl.sum and tl.cumsum combine with; the interpreter knows it by identity and uses numpy.
-_add = tl.standard._sum_combine  # noqa: SLF001
+ADD = tl.standard._sum_combine  # noqa: SLF001
 
 NUM_WARPS = 4
 
@@ -45,7 +45,7 @@ def merge_dense(base, values, mask, numel, TILE: tl.constexpr, WORDS: tl.constex
         chosen = tl.load(mask + start + lanes) != 0
     else:
         chosen = tl.load(mask + start + lanes, mask=start + lanes < numel, other=0) != 0
-    count = tl.reduce(chosen.to(tl.int32), 0, _add)
+    count = tl.reduce(chosen.to(tl.int32), 0, ADD)
     if count == TILE:
         words = tl.arange(0, TILE * WORDS)
         tl.store(to + words, tl.load(source + words))
@@ -104,7 +104,7 @@ def count_bits(bits, counts, numel, TILE: tl.constexpr):
     pairs = pairs - ((pairs >> 1) & 0x55)
     fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
     found = (fours + (fours >> 4)) & 0x0F
-    tl.store(counts + program, tl.reduce(found, 0, _add).to(tl.int64))
+    tl.store(counts + program, tl.reduce(found, 0, ADD).to(tl.int64))
 
 
 @kernel(do_not_specialize=("count", "numel"))
@@ -139,7 +139,7 @@ def merge_bits(
         # TILE is a multiple of 8, so a tile begins with a byte.
         packed = tl.load(bits + start // 8 + lanes // 8, mask=start + lanes < numel, other=0)
         bit = (packed.to(tl.int32) >> (lanes % 8)) & 1
-        rank = tl.associative_scan(bit, 0, _add) - bit
+        rank = tl.associative_scan(bit, 0, ADD) - bit
         live = (bit != 0) & (first + rank < count)
         for word in tl.static_range(WORDS):
             moved = tl.load(source + (rank * WORDS + word), mask=live)

@@ -80,8 +80,9 @@ def compile_variant(variant: Variant, target: str = "sm_90") -> Any:
         RuntimeError: `TRITON_INTERPRET=1` was set when Triton was imported.
     """
     gpu, _ = _target(target)
-    if not isinstance(variant.kernel.compiled, triton.runtime.JITFunction):
-        raise RuntimeError(  # noqa: TRY004 - the environment is wrong, not an argument's type
+    functions = (variant.kernel.compiled, kernels.ADD)
+    if not all(isinstance(function, triton.runtime.JITFunction) for function in functions):
+        raise RuntimeError(
             "compile_all: expected Triton in its compiling mode, found TRITON_INTERPRET=1, which "
             "replaces Triton's own functions for the whole process. Unset it: "
             "mmsb_kernels.interpreted() needs no environment variable."

@@ -20,9 +20,10 @@ import xxhash
 from torch import Tensor
 
 from .encoding import atom, digest, frame, framed, text
+from .values import items_of
 from .walk import Label, Walk
 
-_PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _CHUNK = 1 << 20
 _LOCAL = threading.local()
 # Asking for the address counts as a write to a copy-on-write tensor, and end its watch for writes.
@@ -35,23 +36,20 @@ _is_copy_on_write: Callable[[Tensor], bool] = getattr(
 
 def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
     """A dense tensor by dtype, layout in memory, device, flags and bytes; others by identity."""
-    if type(tensor) not in _PLAIN_TENSORS or not _is_dense(tensor):
+    if type(tensor) not in PLAIN_TENSORS or not _is_dense(tensor):
         walk.identify(tensor, label)
         return
     state = walk.guards.content(label, functools.partial(_read_tensor, tensor))
     walk.write(label, frame(type(tensor).__name__, text(repr(state))))
-    attributes = vars(tensor)
-    entries = tuple(attributes.items())
-    walk.guards.elements(attributes.keys(), attributes)
-    if entries:
-        walk.guards.elements(attributes.values(), attributes.values())
-    for name, value in entries:
+    for name, value in items_of(walk, vars(tensor)):
         part = label.attribute(name)
         walk.write(part, frame("attribute", text(name), walk.refer(value, part)))
 
 
 def visit_gradient(walk: Walk, tensor: Tensor, label: Label) -> None:
     """The gradient of a tensor, for code that reads one."""
+    if not (tensor.is_leaf or tensor.retains_grad):
+        return
     part = Label("gradient of", label.name)
     walk.guards.lookup(_gradient, tensor, tensor.grad)
     walk.enter(part, "gradient", tensor.grad)

@@ -36,10 +36,10 @@ class Definition:
     stores results should not trust an opaque definition across calls, let alone processes.
 
     A definition holds references to everything it depends on, replaced values included until
-    `changed` or `refresh` looks again. Reading tensors on an accelerator copies them and
-    synchronises. Tensor reads run torch operations: call it outside any torch dispatch or function
-    mode that records. All methods may be called from several threads at once; no code of the
-    user's objects runs.
+    `changed` finds everything as it was. Contiguous tensors in main memory are read where they
+    are, past torch's dispatcher; all others are copied by torch operations first, which a recording
+    dispatch mode would see, and on an accelerator this synchronises. All methods may be called from
+    several threads at once; no code of the user's objects runs.
 
     Attributes:
         function: the callable.

@@ -12,14 +12,14 @@ import decimal
 import pathlib
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import xxhash
 
 # Deeper nesting than this is left to the walk, which does not recurse.
-_DEPTH = 16
+_DEPTH = 8
 # Longer encodings are replaced by their digest.
 _INLINE = 64
 
@@ -68,9 +68,10 @@ def atom(value: object, depth: int = _DEPTH) -> bytes | None:
     parts = _PARTS.get(type(value))
     if parts is not None and depth > 0:
         return _compound(value, parts(value), depth - 1)
-    if isinstance(value, np.generic):
-        return _numpy_scalar(value)
-    if isinstance(value, np.dtype):
+    # Not isinstance: it asks the object itself what its class is.
+    if issubclass(type(value), np.generic):
+        return _numpy_scalar(cast("np.generic", value))
+    if issubclass(type(value), np.dtype):
         return frame("numpy.dtype", text(repr(value)))
     return None
 

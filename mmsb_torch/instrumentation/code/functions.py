@@ -89,8 +89,9 @@ def visit_function(walk: Walk, function: types.FunctionType, label: Label) -> No
         return
     if label.kind in _HELPERS:
         label = Label("helper", label.name)
-    code = normalise(function.__code__)
+    # The guard first: what it remembers must not be newer than what is walked.
     walk.guards.function(function)
+    code = normalise(function.__code__)
     walk.write(label, frame("function", code.digest))
     scope = _scope_of(function)
     if scope.library is None:
@@ -283,10 +284,10 @@ def _follow(
         owner, label = value, Label(label.kind, f"{label.name}.{name}")
         place = Place(libraries.library_of(owner.__name__), f"{owner.__name__}.{name}")
         value = _attribute(owner, name, place)
+        walk.guards.name(vars(owner), name, value)
         if value is MISSING and place.library is not None:
             walk.write(label, libraries.located(place.library, place.name))
             return
-        walk.guards.name(vars(owner), name, value)
         if value is MISSING:
             _visit_absent(walk, owner, label)
             return

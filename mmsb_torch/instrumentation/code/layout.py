@@ -17,8 +17,13 @@ class _WithWeakref:
     __slots__ = ("__weakref__",)
 
 
+class _SizedWithDict(tuple[int]):  # noqa: SLOT001 - to see what a dict costs
+    pass
+
+
 # Nothing where the interpreter keeps them in front of the object.
 _DICT_SIZE = _WithDict.__basicsize__ - object.__basicsize__
+_SIZED_DICT_SIZE = _SizedWithDict.__basicsize__ - tuple.__basicsize__
 _WEAKREF_SIZE = _WithWeakref.__basicsize__ - object.__basicsize__
 
 
@@ -58,7 +63,7 @@ def adds_no_state(cls: type) -> bool:
     size = base.__basicsize__
     size += _POINTER * sum(isinstance(v, types.MemberDescriptorType) for v in own.values())
     if "__dict__" in own:
-        size += _POINTER if cls.__itemsize__ else _DICT_SIZE
+        size += _SIZED_DICT_SIZE if cls.__itemsize__ else _DICT_SIZE
     if "__weakref__" in own:
         size += _WEAKREF_SIZE
     return cls.__basicsize__ == size

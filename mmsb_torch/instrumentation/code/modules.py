@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import libraries, values
@@ -33,6 +34,9 @@ def visit_module(walk: Walk, module: nn.Module, label: Label) -> None:
         return
     _visit_class(walk, module, own)
     items = values.dict_items(walk, module)
+    if isinstance(module, torch.fx.GraphModule):
+        # Its forward is compiled from the graph, and is what runs.
+        items = tuple(item for item in items if item[0] != "_graph")
     numbers = _hook_numbers(dict(items))
     for name, value in items:
         if name in _KINDS and isinstance(value, dict):

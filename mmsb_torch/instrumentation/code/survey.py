@@ -105,7 +105,7 @@ def survey(
         label = Label("constant", key)
         walk.write(label, frame("constant", text(key), walk.refer(constants[key], label)))
     walk.run()
-    if any(isinstance(value, nn.Module) for value, _ in walk.seen):
+    if any(issubclass(type(value), nn.Module) for value, _ in walk.seen):
         modules.visit_global_hooks(walk)
         walk.run()
     if "grad" in walk.attributes:
@@ -116,7 +116,7 @@ def survey(
 def _visit_gradients(walk: Walk) -> None:
     # Nobody reads the gradient of a gradient without naming the first one.
     for value, label in walk.seen:
-        if isinstance(value, Tensor) and (value.is_leaf or value.retains_grad):
+        if type(value) in buffers.PLAIN_TENSORS:
             buffers.visit_gradient(walk, value, label)
     walk.run()
 
@@ -128,7 +128,7 @@ def _visit(walk: Walk, value: object, label: Label) -> None:
         visitor(walk, value, label)
         return
     for base, visit in _BY_BASE:
-        if issubclass(cls, base):  # not isinstance: a proxy lies about its class
+        if issubclass(cls, base):  # not isinstance: it asks the object what its class is
             visit(walk, value, label)
             return
     _visit_other(walk, value, label)
@@ -138,13 +138,11 @@ def _visit_other(walk: Walk, value: Any, label: Label) -> None:
     if functions.blind(walk, value, label):
         return
     cls = type(value)
-    if (
-        callable(value)
-        and (libraries.name_of(cls) is not None or not classes.is_python(cls))
-        and functions.library_name(walk, value, label)
-    ):
+    if libraries.name_of(cls) is None and classes.is_python(cls):
+        values.visit_instance(walk, value, label)
+    elif callable(value) and functions.library_name(walk, value, label):
         return
-    if libraries.is_ours(cls) and walk.layout(cls).base is object:
+    elif libraries.is_ours(cls) and walk.layout(cls).base is object:
         # A memory or a page: what it holds is followed by the engine, not by value.
         walk.identify(value, label)
     elif typing.get_origin(value) is not None:

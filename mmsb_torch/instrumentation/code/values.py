@@ -57,7 +57,7 @@ def visit_mapping(walk: Walk, value: Any, label: Label) -> None:
     """A dict, or an instance of a subclass, by its items in order."""
     parts = (walk.refer(part, label) for item in items_of(walk, value) for part in item)
     walk.write(label, framed(type(value).__name__, parts))
-    if isinstance(value, collections.defaultdict):
+    if issubclass(type(value), collections.defaultdict):
         walk.guards.lookup(_factory, value, value.default_factory)
         walk.enter(label, "factory", value.default_factory)
 
@@ -190,7 +190,7 @@ def items_of(walk: Walk, mapping: Any) -> tuple[tuple[Any, Any], ...]:
         walk.guards.empty(mapping)
         return ()
     # A builtin's own methods, whatever a subclass makes of them.
-    base: Any = next((base for base in _DICTS if isinstance(mapping, base)), type(mapping))
+    base: Any = next((base for base in _DICTS if issubclass(type(mapping), base)), type(mapping))
     items = tuple(base.items(mapping))
     walk.guards.elements(base.keys(mapping), [key for key, _ in items])
     walk.guards.elements(base.values(mapping), [value for _, value in items])
@@ -242,7 +242,7 @@ def _factory(value: Any, _default: object) -> object:
 
 
 def _builtin(value: object, *bases: Any) -> Any:
-    return next(base for base in bases if isinstance(value, base))
+    return next(base for base in bases if issubclass(type(value), base))
 
 
 _CONTENTS: dict[type, Callable[[Walk, Any, Label], None]] = {

@@ -3,11 +3,12 @@
 What was acknowledged is never lost, what is damaged is never loaded silently, and every tensor file
 opens with plain `safetensors`. One writer holds an flock; readers take no lock. A checkpoint is a
 folder in Hugging Face style, complete the moment its name appears; its manifest vouches for every
-byte. Digests (xxh3-128) prove integrity, not authenticity. There is no pickle. POSIX only.
+byte. Digests (xxh3-128) prove integrity, not authenticity. Nothing that is read can run code.
+POSIX only.
 
-From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`, `tensorfile`
-(safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`, `checkpoint`,
-`retention`, `layout` (the store itself).
+From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
+`tensorfile` (safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
+`checkpoint`, `retention`, `layout` (the store itself).
 """
 
 from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints

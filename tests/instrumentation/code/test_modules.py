@@ -319,12 +319,15 @@ def test_gradients_count_for_code_that_reads_them(cell):
     assert definition.changed() == "gradient of 'model.weight' changed"
 
 
-def test_scripted_modules_are_opaque():
-    class Inner(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-    assert Definition.of(Inner.apply).portable
-    graph = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2, device="meta")))
-    assert Definition.of(graph).changed() is None
+def test_captured_and_compiled_modules():
+    linear = nn.Linear(2, 2, device="meta")
+    graphs = [torch.fx.symbolic_trace(nn.Sequential(linear, act)) for act in (nn.ReLU(), nn.Tanh())]
+    definitions = [Definition.of(graph) for graph in [*graphs, torch.fx.symbolic_trace(linear)]]
+    assert all(d.portable for d in definitions)
+    assert len({d.digest for d in definitions}) == 3
+    node = next(node for node in graphs[0].graph.nodes if node.op == "call_module")
+    graphs[0].graph.inserting_after(node)
+    node.replace_all_uses_with(next(iter(graphs[0].graph.nodes)))
+    assert definitions[0].changed() is None
+    graphs[0].recompile()
+    assert definitions[0].changed() == "attribute '_code' of module 'Sequential' changed"

@@ -1,0 +1,429 @@
+"""Edges: cycles are refused with their path and nothing changes; orders are the same each time."""
+
+import itertools
+import logging
+import random
+import sys
+
+import pytest
+import torch
+
+import mmsb_torch as mmsb
+
+LOG = logging.getLogger("recipes of test_topology")  # a digest knows a logger by its name alone
+
+
+@pytest.fixture
+def calls():
+    """Names of the pages computed, in order, noted where no digest looks."""
+    names = []
+
+    def note(record):
+        names.append(record.msg)
+        return False
+
+    LOG.setLevel(logging.INFO)
+    LOG.addFilter(note)
+    yield names
+    LOG.removeFilter(note)
+
+
+@pytest.fixture
+def mem():
+    with mmsb.open() as memory:
+        memory.page("x", torch.arange(4.0))
+        memory.page("s", torch.tensor(0))
+        yield memory
+
+
+@pytest.fixture
+def kind():
+    """Makes pages of one-off kinds: kind(mem, name, fn)."""
+    numbers = itertools.count()
+
+    def make(mem, name, function):
+        new = f"test_topology/{name}/{next(numbers)}"
+        mmsb.register_recomputation(new, function)
+        return mem.page(name, kind=new)
+
+    return make
+
+
+def edges(mem):
+    names = {node.id: node.name for node in mem.graph.nodes}
+    return sorted((names[a], names[b]) for a, b in mem.graph.edges)
+
+
+def everything(mem):
+    return edges(mem), {n: (mem.why(n).status, mem[n].epoch) for n in mem}
+
+
+def chain(mem, length):
+    for i in range(length):
+        mem.derive(torch.neg, f"c{i - 1}" if i else "x", name=f"c{i}")
+
+
+# cycles by declaration
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+@pytest.mark.parametrize(
+    ("page", "inputs", "path"),
+    [
+        ("c0", ["c0"], "'c0' -> 'c0'"),
+        ("c0", ["c1"], "'c0' -> 'c1' -> 'c0'"),
+        ("c0", ["c3"], "'c0' -> 'c3' -> 'c2' -> 'c1' -> 'c0'"),
+        ("c1", ["x", "c3"], "'c1' -> 'c3' -> 'c2' -> 'c1'"),
+        ("c1", ["c0", "s", "c2"], "'c1' -> 'c2' -> 'c1'"),
+    ],
+)
+def test_declaring_a_cycle_is_refused_with_its_path(mem, page, inputs, path, read_before):
+    chain(mem, 4)
+    if read_before:
+        mem.propagate()
+    before, values = everything(mem), {n: mem.at(mem.tx)[n].clone() for n in mem}
+    with pytest.raises(mmsb.CycleDetectedError) as told:
+        mem.derive(lambda *v: v[0], *inputs, name=page)
+    assert _cycles(path, str(told.value)), told.value
+    assert told.value.page_id == mem[page].id
+    assert everything(mem) == before
+    assert all(torch.equal(mem[n].tensor, value) for n, value in values.items())
+    mem.update("x", 7.0)
+    assert torch.equal(mem["c3"].tensor, torch.full((4,), 7.0))
+
+
+def _cycles(path, message):
+    """Whether the message has the path, told in either direction."""
+    names = path.split(" -> ")
+    return path in message or " -> ".join(reversed(names)) in message
+
+
+def test_a_parameter_that_names_the_page_itself_is_refused(mem):
+    mem.derive(lambda x: x + 1, name="loop")
+
+    def loop(loop):
+        return loop
+
+    with pytest.raises(mmsb.CycleDetectedError, match="'loop' -> 'loop'"):
+        mem.derive(loop)
+    assert torch.equal(mem["loop"].tensor, torch.arange(4.0) + 1)
+
+
+def test_a_page_cannot_be_its_own_input_before_it_exists(mem):
+    with pytest.raises(mmsb.PageNotFoundError, match="'new'"):
+        mem.derive(torch.neg, "new", name="new")
+    assert "new" not in mem
+
+
+def test_a_long_cycle_is_found_without_recursion(mem):
+    chain(mem, 3_000)
+    limit = sys.getrecursionlimit()
+    with pytest.raises(mmsb.CycleDetectedError, match="'c2999'"):
+        mem.derive(torch.neg, "c2999", name="c0")
+    assert sys.getrecursionlimit() == limit
+
+
+def test_edges_turned_round_one_by_one_are_no_cycle(mem):
+    mem.derive(torch.neg, "x", name="a")
+    mem.derive(torch.neg, "a", name="b")
+    assert torch.equal(mem["b"].tensor, torch.arange(4.0))
+    mem.derive(torch.abs, "x", name="b")
+    mem.derive(torch.neg, "b", name="a")
+    assert torch.equal(mem["a"].tensor, -torch.arange(4.0))
+    assert edges(mem) == [("b", "a"), ("x", "b")]
+
+
+# cycles by reading
+
+
+def test_a_kind_that_reads_itself_is_refused(mem, kind):
+    page = kind(mem, "self", lambda memory, page: memory[page.name].tensor)
+    for _ in range(2):
+        with pytest.raises(mmsb.CycleDetectedError, match="'self'"):
+            _ = page.tensor
+    assert edges(mem) == []
+
+
+def test_kinds_that_read_each_other_are_refused_and_nothing_else_suffers(mem, kind):
+    a = kind(mem, "a", lambda memory, _: memory["b"].tensor + 1)
+    b = kind(mem, "b", lambda memory, _: memory["c"].tensor + 1)
+    kind(mem, "c", lambda memory, _: memory["a"].tensor + 1)
+    mem.derive(torch.neg, "x", name="beside")
+    for _ in range(2):
+        for page in (a, b):
+            with pytest.raises(mmsb.CycleDetectedError) as told:
+                _ = page.tensor
+            text = str(told.value)
+            assert any(_cycles(p, text) for p in _rotations("a", "b", "c")), text
+    assert torch.equal(mem["beside"].tensor, -torch.arange(4.0))
+    kind(mem, "c", lambda memory, _: memory["x"].tensor)
+    assert torch.equal(a.tensor, torch.arange(4.0) + 2)
+    assert edges(mem) == [("b", "a"), ("c", "b"), ("x", "beside"), ("x", "c")]
+
+
+def _rotations(*names):
+    for i in range(len(names)):
+        turned = names[i:] + names[:i]
+        yield " -> ".join(map(repr, (*turned, turned[0])))
+
+
+def test_a_kind_that_reads_what_depends_on_it_is_refused(mem, kind):
+    page = kind(mem, "k", lambda memory, _: memory["x"].tensor)
+    mem.derive(torch.neg, "k", name="below")
+    assert torch.equal(mem["below"].tensor, -torch.arange(4.0))
+    kind(mem, "k", lambda memory, _: memory["below"].tensor)
+    with pytest.raises(mmsb.CycleDetectedError) as told:
+        _ = page.tensor
+    assert _cycles("'k' -> 'below' -> 'k'", str(told.value))
+    with pytest.raises(mmsb.MMSBError):
+        _ = mem["below"].tensor
+    kind(mem, "k", lambda memory, _: memory["x"].tensor * 2)
+    assert torch.equal(mem["below"].tensor, -torch.arange(4.0) * 2)
+
+
+def test_a_declared_recipe_that_reads_its_dependant_is_refused(mem, kind):
+    mem.derive(torch.neg, "x", name="d")
+    kind(mem, "k", lambda memory, _: memory["d"].tensor)
+    assert torch.equal(mem["k"].tensor, -torch.arange(4.0))
+    before = edges(mem)
+    with pytest.raises(mmsb.CycleDetectedError):
+        mem.derive(torch.neg, "k", name="d")
+    assert edges(mem) == before
+    assert torch.equal(mem["k"].tensor, -torch.arange(4.0))
+
+
+def test_a_cycle_that_only_old_values_make_is_none(mem, kind):
+    """`s` says who reads whom; what was read under another `s` binds nobody."""
+    kind(mem, "a", lambda memory, _: _read_if(memory, 1, "b"))
+    kind(mem, "b", lambda memory, _: _read_if(memory, 0, "a"))
+    x = torch.arange(4.0)
+    for turn, first in [(1, "a"), (0, "b"), (1, "a"), (1, "b"), (0, "a"), (0, "b")]:
+        mem.update("s", turn)
+        assert mem[first].tensor.shape == (4,)
+        assert torch.equal(mem["a"].tensor, x + turn)
+        assert torch.equal(mem["b"].tensor, x + 1 - turn)
+
+
+def _read_if(memory, turn, other):
+    if int(memory["s"].tensor) == turn:
+        return memory[other].tensor + 1
+    return memory["x"].tensor
+
+
+# reads become edges
+
+
+def test_what_a_kind_reads_is_what_it_depends_on(mem, kind, calls):
+    mem.page("t", torch.ones(4))
+    mem.derive(torch.neg, "t", name="d")
+
+    def either(memory, page):
+        LOG.info(page.name)
+        return memory["x"].read(rows=[0]) if memory["s"].tensor == 0 else memory["d"].clone()
+
+    page = kind(mem, "k", either)
+    assert edges(mem) == [("t", "d")]
+    assert torch.equal(page.tensor, torch.zeros(1))
+    assert edges(mem) == [("s", "k"), ("t", "d"), ("x", "k")]
+    mem.update("t", 2.0)
+    assert torch.equal(page.tensor, torch.zeros(1))
+    assert calls == ["k"]
+    mem.update("s", 1)
+    assert torch.equal(page.tensor, torch.full((4,), -2.0))
+    assert edges(mem) == [("d", "k"), ("s", "k"), ("t", "d")]
+    mem.update("x", 5.0)
+    assert torch.equal(page.tensor, torch.full((4,), -2.0))
+    assert calls == ["k", "k"]
+    mem.update("t", 3.0)
+    assert torch.equal(page.tensor, torch.full((4,), -3.0))
+    assert calls == ["k", "k", "k"]
+    mem.update("s", 0)
+    assert torch.equal(page.tensor, torch.full((1,), 5.0))
+
+
+def test_pages_below_follow_what_a_kind_now_reads(mem, kind):
+    mem.page("t", torch.ones(4))
+    kind(mem, "k", lambda memory, _: memory["x" if memory["s"].tensor == 0 else "t"].clone())
+    mem.derive(torch.neg, "k", name="below")
+    mem.derive(torch.neg, "below", name="further")
+    assert torch.equal(mem["further"].tensor, torch.arange(4.0))
+    mem.update("s", 1)
+    assert torch.equal(mem["k"].tensor, torch.ones(4))
+    assert torch.equal(mem["further"].tensor, torch.ones(4))
+    for value in (2.0, 3.0):
+        mem.update("t", value)
+        assert torch.equal(mem["further"].tensor, torch.full((4,), value))
+    mem.update("x", 9.0)
+    assert mem.propagate() == []
+
+
+def test_a_recipe_with_declared_inputs_may_read_more(mem, calls):
+    page = mem.page("extra", torch.ones(4))
+
+    class Adds:
+        """Holds a page: what a page is does not change, what it holds is read."""
+
+        def __call__(self, x):
+            LOG.info("sum")
+            return x + page.tensor
+
+    mem.derive(Adds(), "x", name="sum")
+    assert torch.equal(mem["sum"].tensor, torch.arange(4.0) + 1)
+    assert ("extra", "sum") in edges(mem)
+    mem.update("extra", 2.0)
+    assert torch.equal(mem["sum"].tensor, torch.arange(4.0) + 2)
+    mem.update("x", 0.0)
+    assert torch.equal(mem["sum"].tensor, torch.full((4,), 2.0))
+
+
+def test_a_failed_read_counts_as_read(mem, kind):
+    """Whoever works around a failing page has to hear when it recovers."""
+
+    def root(x):
+        if x.sum() < 0:
+            raise ArithmeticError
+        return x + 1
+
+    mem.derive(root, "x", name="d")
+
+    def with_fallback(memory, _):
+        try:
+            return memory["d"].tensor
+        except mmsb.RecipeError:
+            return torch.full((4,), -1.0)
+
+    page = kind(mem, "k", with_fallback)
+    mem.derive(torch.neg, "k", name="below")
+    for value in (-5.0, 1.0, -5.0, 2.0):
+        mem.update("x", value)
+        wanted = torch.full((4,), value + 1 if value > 0 else -1.0)
+        assert torch.equal(page.tensor, wanted)
+        assert torch.equal(mem["below"].tensor, -wanted)
+
+
+def test_a_page_that_is_not_read_any_more_may_fail(mem, kind, calls):
+    def fragile(x):
+        LOG.info("fragile")
+        if x.sum() < 0:
+            raise ArithmeticError
+        return x.sum()
+
+    mem.derive(fragile, "x", name="fragile")
+    kind(
+        mem,
+        "k",
+        lambda memory, _: memory["fragile" if memory["s"].tensor == 0 else "s"].tensor + 0,
+    )
+    mem.derive(torch.neg, "k", name="below")
+    assert mem["below"].tensor == -6
+    with mem.commit() as tx:
+        tx.update("s", 1)
+        tx.update("x", -1.0)
+    assert mem["below"].tensor == -1
+    assert mem["k"].tensor == 1
+    assert calls == ["fragile"]
+
+
+def test_a_failed_lookup_counts_as_read(mem, kind):
+    def with_fallback(memory, _):
+        try:
+            return memory["later"].tensor
+        except mmsb.PageNotFoundError:
+            return torch.zeros(1)
+
+    page = kind(mem, "k", with_fallback)
+    assert torch.equal(page.tensor, torch.zeros(1))
+    mem.page("later", torch.ones(1))
+    assert torch.equal(page.tensor, torch.ones(1))
+
+
+LOOKS = {
+    "names": lambda memory, page: len(list(memory)),
+    "number": lambda memory, page: len(memory),
+    "pages": lambda memory, page: len(memory.pages()),
+    "name": lambda memory, page: "new" in memory,
+    "transaction": lambda memory, page: memory.tx,
+    "epoch": lambda memory, page: memory["x"].epoch,
+    "history": lambda memory, page: len(memory["x"].history()),
+    "label": lambda memory, page: memory.at("latest").tx,
+    "moment": lambda memory, page: memory.at(memory.tx)["x"].sum(),
+    "graph": lambda memory, page: len(memory.graph.nodes),
+    "region": lambda memory, page: memory["x"].mask.sum(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS.keys())
+def test_whatever_a_kind_asks_the_memory_is_up_to_date(mem, kind, look):
+    """What cannot be tracked is executed, never guessed."""
+    with mem.commit("latest") as tx:
+        tx.update("x", 0.0)
+    page = kind(mem, "k", lambda memory, page: torch.as_tensor(look(memory, page)))
+    assert page.tensor == torch.as_tensor(look(mem, page))
+    with mem.commit("latest") as tx:
+        tx.update("x", torch.ones(1), rows=[2])
+    mem.page("new", torch.ones(1))
+    assert page.tensor == torch.as_tensor(look(mem, page))
+
+
+def test_pages_of_another_memory_are_followed(mem, kind):
+    with mmsb.open() as other:
+        other.page("far", torch.ones(4))
+        page = kind(mem, "k", lambda memory, _: memory["x"].tensor + other["far"].tensor)
+        mem.derive(lambda x: x + other["far"].tensor, "x", name="d")
+        for value in (1.0, 2.0, 3.0):
+            other.update("far", value)
+            assert torch.equal(page.tensor, torch.arange(4.0) + value)
+            assert torch.equal(mem["d"].tensor, torch.arange(4.0) + value)
+
+
+@pytest.mark.timeout(10)
+def test_getting_the_page_by_its_kind_inside_the_recipe_comes_to_an_end(mem):
+    def function(memory, page):
+        memory.page(page.name, kind="test_topology/get")
+        return memory["x"].tensor + 1
+
+    mmsb.register_recomputation("test_topology/get", function)
+    page = mem.page("k", kind="test_topology/get")
+    assert torch.equal(page.tensor, torch.arange(4.0) + 1)
+
+
+# orders
+
+
+def random_graph(mem, seed, count=60):
+    chance = random.Random(seed)
+    names = ["x", "s"]
+    for i in range(count):
+        inputs = chance.sample(names, min(len(names), chance.randrange(1, 4)))
+
+        def recipe(*values, name=f"d{i}"):
+            LOG.info(name)
+            return sum(v.sum() for v in values)
+
+        mem.derive(recipe, *inputs, name=f"d{i}")
+        names.append(f"d{i}")
+    return names
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pages_are_computed_inputs_first_and_in_the_same_order_each_time(calls, seed):
+    orders = []
+    for _ in range(2):
+        with mmsb.open() as mem:
+            mem.page("x", torch.arange(4.0))
+            mem.page("s", torch.tensor(1))
+            random_graph(mem, seed)
+            for step in range(2):
+                mem.update("x", float(step))
+                mem.update("s", step + 5)
+                mem.propagate()
+                order, calls[:] = list(calls), []
+                assert len(order) == len(set(order))
+                place = {name: i for i, name in enumerate(order)}
+                for above, below in edges(mem):
+                    if above in place and below in place:
+                        assert place[above] < place[below]
+                orders.append(order)
+    assert orders[0] == orders[2]
+    assert orders[1] == orders[3]
+    assert mem.closed

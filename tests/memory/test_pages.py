@@ -1,0 +1,632 @@
+"""Pages of every dtype and shape, bit for bit: made, updated in every form, looked back at, kept."""
+
+import contextlib
+import itertools
+import math
+
+import pytest
+import torch
+
+import mmsb_torch as mmsb
+from mmsb_torch.device import flat_words, from_words, same_bits, words
+from mmsb_torch.testing import DTYPES
+
+SHAPES = [(), (0,), (3,), (2, 0, 3), (5, 7)]
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.fixture(params=DTYPES, ids=name_of)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def draw(dtype, random_bits):
+    """Draws tensors of random bits of the dtype, another one each time."""
+    seeds = itertools.count(1)
+    return lambda shape: random_bits(shape, dtype, next(seeds))
+
+
+def merged(old, new, chosen):
+    """`new` where `chosen` (flat positions) says so, else `old`; `new` has one value a position."""
+    bits = words(old).clone()
+    flat = bits.view(-1, 2) if old.dtype is torch.complex128 else bits.view(-1)
+    values = flat_words(new.contiguous())
+    for number, position in enumerate(chosen):
+        flat[position] = values[number]
+    return from_words(bits, old.dtype, tuple(old.shape))
+
+
+def test_a_page_holds_the_bits_it_was_given(mem, dtype, draw):
+    for shape in SHAPES:
+        value = draw(shape)
+        page = mem.page(str(shape), value)
+        assert same_bits(page.tensor, value), shape
+        assert same_bits(page.clone(), value), shape
+        assert same_bits(page.read(), value), shape
+        assert (page.dtype, page.shape, page.device.type) == (dtype, torch.Size(shape), "cpu")
+        assert page.nbytes == math.prod(shape) * dtype.itemsize
+        assert page.location is mmsb.PageLocation.CPU
+        assert page.mask.shape == page.shape
+        assert not bool(page.mask.any())
+
+
+def test_a_zero_page_is_zero_in_every_bit(mem, dtype):
+    for shape in SHAPES:
+        page = mem.page(str(shape), shape=shape, dtype=dtype)
+        assert (page.dtype, page.shape, page.epoch) == (dtype, torch.Size(shape), 0)
+        assert int(torch.count_nonzero(words(page.tensor))) == 0, shape
+
+
+def elements(tensor, mask):
+    """The elements of `tensor` where `mask` is True, in C order, moved as words."""
+    chosen = flat_words(tensor)[mask.view(-1).nonzero().view(-1)]
+    return from_words(chosen, tensor.dtype, (int(mask.sum()),))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_form_of_update_moves_bits_and_none_is_forgotten(mem, dtype, draw, shape):
+    page = mem.page("x", draw(shape))
+    total, history = math.prod(shape), [page.clone()]
+
+    def update(values, expected, **selection):
+        mem.update(page, values, **selection)
+        assert same_bits(page.tensor, expected), selection
+        history.append(expected)
+
+    new = draw(shape)
+    update(new, new)
+    positions = [p for p in (4, 0, 2) if p < total]
+    new = draw((len(positions),))
+    update(new, merged(page.tensor, new, positions), indices=positions)
+    mask = torch.arange(total).view(shape) % 3 == 1
+    new = draw(shape)
+    chosen = mask.view(-1).nonzero().view(-1).tolist()
+    update(new, merged(page.tensor, elements(new, mask), chosen), mask=mask)
+    update(new, new, mask=~mask)
+    if shape and shape[0]:
+        rows, width, new = [shape[0] - 1, 0], total // shape[0], draw((2, *shape[1:]))
+        chosen = [row * width + column for row in rows for column in range(width)]
+        update(new, merged(page.tensor, new, chosen), rows=rows)
+    for number, value in enumerate(history, 1):
+        assert same_bits(mem.at(number)["x"], value)
+    assert page.epoch == len(history) - 1
+    mem.restore(1)
+    assert same_bits(page.tensor, history[0])
+    mem.restore(len(history))
+    assert same_bits(page.tensor, history[-1])
+
+
+def repeated(value, count):
+    """A 0-dim tensor `count` times, moved as words."""
+    bits = flat_words(value)
+    return from_words(bits.repeat(count, *[1] * (bits.dim() - 1)), value.dtype, (count,))
+
+
+def test_a_scalar_tensor_fills_any_selection(mem, dtype, draw):
+    for shape in SHAPES:
+        page, value, total = mem.page(str(shape), draw(shape)), draw(()), math.prod(shape)
+        some = [p for p in (1, 3) if p < total]
+        mask = torch.arange(total).view(shape) % 2 == 0
+        cases = [(some, {"indices": some}), (range(0, total, 2), {"mask": mask})]
+        if shape and shape[0]:
+            cases.append((range(total // shape[0]), {"rows": [0]}))
+        for chosen, selection in [*cases, (range(total), {})]:
+            expected = merged(page.tensor, repeated(value, len(chosen)), chosen)
+            mem.update(page, value, **selection)
+            assert same_bits(page.tensor, expected), (shape, selection)
+            mem.update(page, draw(shape))
+
+
+def test_the_difference_of_two_moments_is_exact(mem, dtype, draw):
+    for shape in SHAPES:
+        old, new, name = draw(shape), draw(shape), str(shape)
+        mem.page(name, old)
+        mem.update(name, new)
+        diff = mem.diff(mem.tx - 1, mem.tx)
+        differs = flat_words(old) != flat_words(new)
+        differs = (differs.any(1) if differs.dim() == 2 else differs).view(shape)
+        assert (name in diff) == bool(differs.any())
+        if name in diff:
+            assert torch.equal(diff[name].region.mask(), differs)
+            assert same_bits(diff[name].before, old)
+            assert same_bits(diff[name].after, new)
+
+
+def test_rows_are_read_in_the_order_asked_for(mem, dtype, draw):
+    value = draw((5, 2))
+    page = mem.page("x", value)
+    for rows in ([3, 0, -1], [4, 3, 2, 1, 0], [2], [], torch.tensor([1, 4]), slice(None, None, -2)):
+        wanted = range(5)[rows] if isinstance(rows, slice) else [int(row) % 5 for row in rows]
+        found = page.read(rows)
+        assert found.shape == (len(wanted), 2)
+        assert found.dtype is dtype
+        for number, row in enumerate(wanted):
+            assert same_bits(found[number : number + 1], value[row : row + 1])
+
+
+def test_the_same_row_may_not_be_read_twice(mem):
+    page = mem.page("x", torch.arange(10.0).view(5, 2))
+    with pytest.raises(mmsb.InvalidDeltaError) as caught:
+        page.read([1, 3, -4])
+    assert all(word in str(caught.value) for word in ("'x'", "read", "1 twice"))
+    assert "update of" not in str(caught.value)
+
+
+def test_many_rows_are_read_in_the_order_asked_for(mem):
+    page = mem.page("x", torch.arange(1000.0).view(500, 2))
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(page.read(order), page.tensor[order])
+    assert torch.equal(page.read(order[:300] - 500), page.tensor[order[:300]])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_all_dtypes_survive_a_checkpoint(path, shape, random_bits):
+    values = {name_of(dtype): random_bits(shape, dtype, 7) for dtype in DTYPES}
+    with mmsb.open(path) as memory:
+        for name, value in values.items():
+            memory.page(name, value)
+        memory.update("float32", 1.0)
+        memory.update("float32", values["float32"])
+        memory.checkpoint()
+        epochs = {page.name: page.epoch for page in memory.pages()}
+    with mmsb.open(path) as memory:
+        assert list(memory) == list(values)
+        for name, value in values.items():
+            page = memory[name]
+            assert same_bits(page.tensor, value), name
+            assert page.epoch == epochs[name]
+            assert not bool(page.mask.any())
+            memory.update(page, page.tensor)
+            assert same_bits(page.tensor, value), name
+
+
+NANS = {
+    torch.float32: ([0x7FC00001, 0x7F800001, 0xFFFFFFFF, 0x80000000, 0x00000001], torch.int32),
+    torch.float64: ([0x7FF8000000000123, 0xFFF0000000000001, 0x8000000000000000], torch.int64),
+    torch.bfloat16: ([0x7FC1, 0x7F81, 0xFFFF, 0x8000], torch.int16),
+    torch.float16: ([0x7E01, 0x7C01, 0xFFFF, 0x8000], torch.int16),
+}
+
+
+@pytest.mark.parametrize(("kind", "patterns"), NANS.items(), ids=lambda item: str(item)[:20])
+def test_nan_payloads_and_minus_zero_are_kept(path, kind, patterns):
+    patterns, carrier = patterns
+    bits = torch.tensor(
+        [
+            p - (1 << carrier.itemsize * 8) if p >> (carrier.itemsize * 8 - 1) else p
+            for p in patterns
+        ],
+        dtype=carrier,
+    )
+    value = bits.view(kind)
+    zero = torch.zeros_like(value)
+
+    def found(memory):
+        return memory["x"].tensor.view(carrier).tolist()
+
+    with mmsb.open(path) as memory:
+        page = memory.page("x", value)
+        doubled = memory.derive(lambda x: x.clone(), "x", name="copy")
+        assert found(memory) == bits.tolist()
+        for options in (
+            {},
+            {"rows": range(len(patterns))},
+            {"rows": list(range(len(patterns)))[::-1], "flip": True},
+            {"indices": list(range(len(patterns)))},
+            {"mask": torch.ones(len(patterns), dtype=torch.bool)},
+        ):
+            memory.update(page, zero)
+            flip = options.pop("flip", False)
+            memory.update(
+                page, value.view(carrier).flip(0).view(kind) if flip else value, **options
+            )
+            assert found(memory) == bits.tolist()
+            assert doubled.tensor.view(carrier).tolist() == bits.tolist()
+        for position in range(len(patterns)):
+            memory.update(page, zero)
+            memory.update(page, value[position], mask=torch.arange(len(patterns)) == position)
+            assert found(memory)[position] == bits[position]
+        memory.update(page, value)
+    with mmsb.open(path, mode="r") as memory:
+        assert found(memory) == bits.tolist()
+
+
+def test_minus_zero_for_zero_is_a_change_of_bits(mem):
+    mem.page("x", torch.tensor([0.0, 1.0]))
+    sign = mem.derive(lambda x: torch.signbit(x), "x", name="sign")
+    assert sign.tensor.tolist() == [False, False]
+    mem.update("x", -0.0, rows=[0])
+    assert sign.tensor.tolist() == [True, False]
+    assert len(mem.diff(1, 2)) == 1
+
+
+def test_the_same_nan_is_no_change_of_bits(mem):
+    mem.page("x", torch.tensor([float("nan"), 1.0]))
+    derived = mem.derive(lambda x: x * 2, "x", name="d")
+    _ = derived.tensor
+    mem.update("x", torch.tensor([float("nan"), 1.0]))
+    _ = derived.tensor
+    assert mem.stats()["recomputed"] == 1
+    assert len(mem.diff(1, 2)) == 0
+
+
+# numbers that fill
+
+
+HELD = [
+    (torch.uint8, 255),
+    (torch.int8, -128),
+    (torch.int64, 2**63 - 1),
+    (torch.int64, -(2**63)),
+    (torch.uint64, 2**64 - 1),
+    (torch.uint16, 65535),
+    (torch.uint32, 2**32 - 1),
+    (torch.float32, 0.1),
+    (torch.float32, 3),
+    (torch.float16, 65504.0),
+    (torch.float64, float("inf")),
+    (torch.bool, True),
+    (torch.complex64, 1 + 2j),
+    (torch.complex128, 3),
+    (torch.bfloat16, float("-inf")),
+]
+
+
+@pytest.mark.parametrize(("kind", "number"), HELD)
+def test_a_number_that_the_dtype_holds_fills(mem, kind, number):
+    page = mem.page("x", shape=(3,), dtype=kind)
+    mem.update(page, number, indices=[0, 2])
+    expected = torch.tensor([number, 0, number], dtype=kind)
+    assert same_bits(page.tensor, expected)
+    mem.update(page, number)
+    assert same_bits(page.tensor, torch.tensor([number] * 3, dtype=kind))
+
+
+NOT_HELD = [
+    (torch.uint8, -1),
+    (torch.uint8, 256),
+    (torch.int8, 128),
+    (torch.int8, -129),
+    (torch.uint16, -1),
+    (torch.uint32, 2**32),
+    (torch.uint64, -1),
+    (torch.uint64, 2**64),
+    (torch.int64, 2**63),
+    (torch.int64, 2**70),
+    (torch.int32, 1.5),
+    (torch.int32, 1.0),
+    (torch.int32, True),
+    (torch.bool, 1),
+    (torch.bool, 0.0),
+    (torch.float32, True),
+    (torch.float32, 1j),
+    (torch.float16, 1e6),
+    (torch.float32, 10**400),
+]
+
+
+@pytest.mark.parametrize(("kind", "number"), NOT_HELD)
+def test_a_number_that_the_dtype_does_not_hold_is_refused(mem, kind, number, picture_of):
+    page = mem.page("x", shape=(3,), dtype=kind)
+    before = picture_of(mem)
+    for selection in ({}, {"rows": [1]}, {"indices": [0, 2]}, {"mask": torch.ones(3).bool()}):
+        with pytest.raises(mmsb.InvalidDeltaError) as caught:
+            mem.update(page, number, **selection)
+        assert all(w in str(caught.value) for w in ("'x'", name_of(kind), str(number)[:60]))
+    assert picture_of(mem) == before
+
+
+# metadata, ids, names
+
+
+def test_metadata_is_a_deep_read_only_copy(mem):
+    given = {"unit": "m", "list": [1, {"deep": 2.5}], "none": None, "flag": True}
+    page = mem.page("x", torch.zeros(1), metadata=given)
+    given["unit"] = "km"
+    given["list"][1]["deep"] = 0
+    given["list"].append(3)
+    expected = {"unit": "m", "list": [1, {"deep": 2.5}], "none": None, "flag": True}
+    assert dict(page.metadata) == expected
+    with pytest.raises(TypeError):
+        page.metadata["unit"] = "km"
+    for write in (
+        lambda: page.metadata["list"].append(9),
+        lambda: page.metadata["list"][1].update(deep=9),
+    ):
+        with contextlib.suppress(TypeError, AttributeError):
+            write()
+    assert dict(page.metadata) == expected
+    assert dict(mem["x"].metadata) == expected
+
+
+def test_metadata_is_kept(path):
+    given = {"größe": "\U0001f600", "nested": {"a": [1, -2.5, None, True, "\ud800"]}, "": 2**70}
+    with mmsb.open(path) as memory:
+        memory.page("x", torch.zeros(1), metadata=given)
+        memory.derive(lambda x: x, "x", name="d", metadata={"derived": True})
+    with mmsb.open(path) as memory:
+        assert dict(memory["x"].metadata) == given
+        assert dict(memory["d"].metadata) == {"derived": True}
+        assert dict(memory.page("x", torch.ones(1), metadata={"other": 1}).metadata) == given
+
+
+def test_a_page_without_metadata_has_none(mem):
+    assert dict(mem.page("x", torch.zeros(1)).metadata) == {}
+    assert dict(mem.derive(lambda x: x, "x", name="d").metadata) == {}
+
+
+def test_page_ids_count_from_one_and_may_be_chosen(mem):
+    assert mem.page("one", torch.zeros(1)).id == 1
+    assert mem.page("chosen", torch.zeros(1), page_id=40).id == 40
+    assert mem.page("next", torch.zeros(1)).id == 41
+    assert mem.page("low", torch.zeros(1), page_id=7).id == 7
+    assert mem.derive(lambda one: one, "one", name="d").id == 42
+    assert [mem[number].name for number in (1, 7, 40, 41, 42)] == [
+        "one",
+        "low",
+        "chosen",
+        "next",
+        "d",
+    ]
+    assert mem.page("chosen", page_id=40) is mem["chosen"]
+
+
+def test_pages_come_in_the_order_of_their_ids(path):
+    with mmsb.open(path) as memory:
+        memory.page("b", torch.zeros(1), page_id=40)
+        memory.page("a", torch.zeros(1), page_id=7)
+        memory.page("c", torch.zeros(1))
+        assert [page.id for page in memory.pages()] == [7, 40, 41]
+    with mmsb.open(path) as memory:
+        assert [page.id for page in memory.pages()] == [7, 40, 41]
+        assert memory.page("d", torch.zeros(1)).id == 42
+        assert [memory[number].name for number in (7, 40, 41)] == ["a", "b", "c"]
+
+
+def test_ids_are_never_given_twice_across_reopening(path):
+    with mmsb.open(path) as memory:
+        memory.page("a", torch.zeros(1), page_id=3)
+        memory.derive(lambda a: a, "a", name="d")
+    with mmsb.open(path) as memory:
+        with pytest.raises(mmsb.PageExistsError, match="'a'"):
+            memory.page("b", torch.zeros(1), page_id=3)
+        assert memory.page("b", torch.zeros(1)).id == 5
+
+
+NAMES = [
+    *(
+        "a/b",
+        "..",
+        ".",
+        "/",
+        "a\\b",
+        "model.safetensors",
+        "layers.0.weight",
+        " ",
+        "  x  ",
+        "ß",
+        "日本語",
+    ),
+    *(
+        "\U0001f600",
+        "e\u0301",
+        "\u00e9",
+        "\ufeff",
+        "\uffff",
+        "'\"",
+        "{}",
+        "%s",
+        "x" * 1024,
+        "é" * 1024,
+    ),
+    *("mmsb.registry", "format", "metadata", "None", "0", "LOCK", "$HOME", "<b>&amp;</b>"),
+]
+
+
+def test_odd_names_are_names(path, tmp_path):
+    values = {name: torch.tensor([float(number)]) for number, name in enumerate(NAMES)}
+    with mmsb.open(path) as memory:
+        for name, value in values.items():
+            page = memory.page(name, value)
+            assert page.name == name
+            assert repr(name) in repr(page)
+            memory.derive(lambda x: x + 1, page, name=f"d {name}"[:1024])
+        assert list(memory)[::2] == NAMES
+        memory.propagate()
+        assert str(memory.graph)
+        assert memory.graph.svg()
+    with mmsb.open(path) as memory:
+        assert list(memory)[::2] == NAMES
+        for name, value in values.items():
+            assert torch.equal(memory[name].tensor, value)
+            assert memory.update(name, 5.0) == memory.tx
+            assert memory.why(name).page == name
+        mmsb.mmsb_stop(memory, tmp_path / "all.safetensors")
+
+
+def test_equal_handles_mean_the_same_page(ab):
+    again = {ab["a"], ab.page("a"), ab[1], ab.pages()[0]}
+    assert len(again) == 1
+    assert ab["a"] != ab["b"]
+    assert ab["a"] != "a"
+    with mmsb.open() as other:
+        assert other.page("a", torch.zeros(1)) != ab["a"]
+
+
+def test_a_memory_is_a_collection_of_names(ab):
+    ab.derive(lambda a: a, "a", name="d")
+    assert list(ab) == ["a", "b", "d"]
+    assert len(ab) == 3
+    assert "a" in ab
+    assert "c" not in ab
+    assert 5 not in ab
+    assert [page.name for page in ab.pages()] == ["a", "b", "d"]
+
+
+# history and repr
+
+
+def test_history_tells_each_delta(ab):
+    before = ab["a"].history()
+    assert [(c.tx, c.epoch, c.label, c.source) for c in before] == [(1, 0, None, "create")]
+    with ab.commit("relabel") as tx:
+        tx.update("a", torch.zeros(2, 3), rows=[3, 1])
+    ab.update("b", 3)
+    ab.update("a", torch.zeros(1), indices=[14])
+    ab.restore(1)
+    found = ab["a"].history()
+    assert [(c.tx, c.epoch, c.label, c.source) for c in found] == [
+        (1, 0, None, "create"),
+        (3, 1, "relabel", "user"),
+        (5, 2, None, "user"),
+        (6, 3, None, "restore"),
+    ]
+    assert [str(c.region) for c in found[:3]] == [
+        "everything",
+        "rows 1, 3 (2 of 5)",
+        "elements 14 (1 of 15)",
+    ]
+    assert [c.nbytes for c in found[:3]] == [60, 2 * 12 + 16, 4 + 8]
+    times = [c.time_ns for c in found]
+    assert times == sorted(times)
+    assert repr(found[1]) == "<Change tx 3 'relabel' epoch 1: rows 1, 3 (2 of 5), user>"
+    assert ab.derive(lambda a: a, "a", name="d").history() == []
+
+
+def test_the_mask_collects_what_deltas_touched(ab):
+    ab.update("a", 1.0, rows=[1])
+    ab.update("a", torch.zeros(1), indices=[14])
+    expected = torch.zeros(5, 3, dtype=torch.bool)
+    expected[1] = True
+    expected[4, 2] = True
+    assert torch.equal(ab["a"].mask, expected)
+    assert ab["a"].changed.count == 4
+    ab["a"].mask.fill_(True)
+    assert torch.equal(ab["a"].mask, expected)
+    ab.update("a", 1.0)
+    assert bool(ab["a"].mask.all())
+
+
+def test_a_checkpoint_empties_the_mask_of_what_it_holds(path):
+    with mmsb.open(path) as memory:
+        page = memory.page("x", torch.zeros(200))
+        for row in range(10):
+            memory.update(page, 1.0, rows=[row])
+        memory.checkpoint()
+        assert not bool(page.mask.any())
+        for row in range(90, 190):
+            memory.update(page, 2.0, rows=[row])
+        assert page.mask.nonzero().view(-1).tolist() == list(range(90, 190))
+
+
+def test_the_mask_is_exact_when_updates_arrive_while_a_checkpoint_is_written(path):
+    with mmsb.open(path) as memory:
+        page = memory.page("x", torch.zeros(200))
+        for row in range(10):
+            memory.update(page, 1.0, rows=[row])
+        arrived = []
+
+        def meanwhile(done, total):
+            if not arrived:
+                for row in range(100, 170):
+                    memory.update(page, 2.0, rows=[row])
+                    arrived.append(row)
+
+        memory.checkpoint(progress=meanwhile)
+        assert page.mask.nonzero().view(-1).tolist() == arrived
+        assert len(arrived) == 70
+    with mmsb.open(path) as memory:
+        assert int(memory["x"].tensor[100:170].sum()) == 140
+
+
+def test_repr_tells_the_state(path):
+    with mmsb.open(path) as memory:
+        page = memory.page("w", torch.zeros(4, 2))
+        assert repr(page) == (
+            "<Page 'w' epoch 0 float32[4, 2] cpu, 0 deltas since the last checkpoint>"
+        )
+        memory.update(page, 1.0)
+        assert repr(page).endswith("epoch 1 float32[4, 2] cpu, 1 delta since the last checkpoint>")
+        memory.update(page, 2.0)
+        assert "2 deltas since" in repr(page)
+        derived = memory.derive(lambda w: w.sum(0), "w", name="d")
+        assert repr(derived) == "<Page 'd' epoch 0 not computed yet, derived, new>"
+        _ = derived.tensor
+        assert repr(derived) == "<Page 'd' epoch 1 float32[2] cpu, derived, fresh>"
+        memory.update(page, 3.0)
+        assert repr(derived).endswith("derived, stale>")
+        tx = memory.commit("named")
+        assert repr(tx) == "<Changes new: 0 pages>"
+        with tx:
+            tx.update("w", 0.0)
+            assert repr(tx) == "<Changes open: 1 pages>"
+        assert repr(memory.at("named")) == "<Moment: transaction 5 'named', 2 pages>"
+        assert repr(memory.diff(1, 2)["w"]) == "<PageDiff: everything>"
+        assert repr(memory.diff(1, 2)).splitlines() == [
+            "<Diff of transactions 1 and 2: 1 pages>",
+            "  w: everything",
+        ]
+        assert repr(memory) == f"<Memory {str(path)!r}: 2 pages (1 derived), transaction 5>"
+    assert "closed" in repr(memory)
+    assert repr(mmsb.open()) == "<Memory in memory: 0 pages (0 derived), transaction 0>"
+
+
+def test_asking_for_the_repr_computes_nothing(ab):
+    ran = []
+
+    def noted(a):
+        ran.append(1)
+        return a
+
+    page = ab.derive(noted, "a")
+    for _ in range(2):
+        repr(page), str(ab.graph), str(ab.why(page)), ab.stats(), page.epoch, list(ab), repr(ab)
+    assert not ran
+
+
+def test_the_spec_of_a_derived_page_is_that_of_its_result(ab):
+    page = ab.derive(lambda a: a[:2].to(torch.int8), "a", name="d")
+    assert (page.dtype, page.shape, page.nbytes) == (torch.int8, (2, 3), 6)
+    shrinking = ab.derive(lambda b: b[: int(b[0])], "b", name="cut")
+    assert shrinking.shape == (0,)
+    ab.update("b", 3)
+    assert shrinking.tensor.tolist() == [3, 3, 3]
+    assert shrinking.shape == (3,)
+    assert shrinking.mask.shape == (3,)
+    assert bool(shrinking.mask.all())
+
+
+def test_numbers_about_the_memory(ab):
+    page = ab.derive(lambda a: a * 2, "a", name="d")
+    _ = page.tensor
+    ab.update("a", 1.0)
+    _ = page.tensor
+    found = ab.stats()
+    expected = {
+        "pages": 3,
+        "derived": 1,
+        "edges": 1,
+        "transaction": 3,
+        "deltas": 3,
+        "recomputed": 2,
+        "failed": 0,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["bytes"] == {"cpu": 60 + 32 + 60}
+
+
+def test_a_zero_page_takes_torchs_default_dtype(mem):
+    assert mem.page("x", shape=(2, 3)).dtype is torch.float32
+    assert mem.page("y", shape=[2], dtype=torch.int16).dtype is torch.int16
+    assert mem.page("z", shape=torch.Size([2])).shape == (2,)
+
+
+def test_pages_live_on_the_memorys_device_or_the_one_asked_for():
+    with mmsb.open(device="cpu") as memory:
+        assert memory.page("x", torch.zeros(1)).device == torch.device("cpu")
+        assert memory.page("y", shape=(1,), device="cpu").device == torch.device("cpu")
+        assert memory.page("z", shape=(1,), device=mmsb.PageLocation.CPU).device.type == "cpu"
