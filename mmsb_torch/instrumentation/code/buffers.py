@@ -23,7 +23,7 @@ from .encoding import atom, digest, frame, framed, text
 from .values import items_of
 from .walk import Label, Walk
 
-PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+_PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _CHUNK = 1 << 20
 _LOCAL = threading.local()
 # Asking for the address counts as a write to a copy-on-write tensor, and end its watch for writes.
@@ -36,7 +36,7 @@ _is_copy_on_write: Callable[[Tensor], bool] = getattr(
 
 def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
     """A dense tensor by dtype, layout in memory, device, flags and bytes; others by identity."""
-    if type(tensor) not in PLAIN_TENSORS or not _is_dense(tensor):
+    if type(tensor) not in _PLAIN_TENSORS or not _is_dense(tensor):
         walk.identify(tensor, label)
         return
     state = walk.guards.content(label, functools.partial(_read_tensor, tensor))
@@ -48,7 +48,7 @@ def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
 
 def visit_gradient(walk: Walk, tensor: Tensor, label: Label) -> None:
     """The gradient of a tensor, for code that reads one."""
-    if not (tensor.is_leaf or tensor.retains_grad):
+    if type(tensor) not in _PLAIN_TENSORS or not (tensor.is_leaf or tensor.retains_grad):
         return
     part = Label("gradient of", label.name)
     walk.guards.lookup(_gradient, tensor, tensor.grad)

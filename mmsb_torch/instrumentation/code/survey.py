@@ -15,7 +15,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -116,8 +116,8 @@ def survey(
 def _visit_gradients(walk: Walk) -> None:
     # Nobody reads the gradient of a gradient without naming the first one.
     for value, label in walk.seen:
-        if type(value) in buffers.PLAIN_TENSORS:
-            buffers.visit_gradient(walk, value, label)
+        if issubclass(type(value), Tensor):
+            buffers.visit_gradient(walk, cast("Tensor", value), label)
     walk.run()
 
 

@@ -1,0 +1,40 @@
+"""`make bench`: every table, medians of interleaved runs, with the ratio to the floor beside each.
+
+Timings on shared machines are noisy: the ratios within one run are what to look at.
+"""
+
+import argparse
+import platform
+
+import torch
+from rich.console import Console
+
+import bench_graph
+import bench_import
+import bench_merge
+import bench_update
+
+TABLES = {
+    "update": bench_update.table,
+    "merge": bench_merge.table,
+    "graph": bench_graph.table,
+    "import": bench_import.table,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}")
+    chosen = parser.parse_args().tables or list(TABLES)
+    console = Console(width=120, highlight=False)
+    torch.set_num_threads(1)
+    console.print(
+        f"python {platform.python_version()}, torch {torch.__version__}, one thread, "
+        f"{platform.machine()}"
+    )
+    for name in chosen:
+        console.print(TABLES[name]())
+
+
+if __name__ == "__main__":
+    main()

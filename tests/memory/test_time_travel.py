@@ -1,0 +1,480 @@
+"""Looking back, comparing, going back and forth again."""
+
+import contextlib
+import random
+import threading
+import time
+
+import pytest
+import torch
+
+import mmsb_torch as mmsb
+from mmsb_torch.device import same_bits
+
+A = torch.arange(15.0).view(5, 3)
+
+
+def doubled(a):
+    return a * 2
+
+
+@pytest.fixture
+def history(ab):
+    """1 and 2 make `a` and `b`; 3 "rows" step 10; 4; 5 "late" makes `c`; 6 step 20."""
+    ab.derive(doubled, "a", name="d")
+    with ab.commit("rows", step=10) as tx:
+        tx.update("a", 100.0, rows=[1])
+    ab.update("b", 7, indices=[2])
+    ab.page("c", torch.zeros(2))
+    with ab.commit("late", step=20) as tx:
+        tx.update("a", 0.0)
+        tx.update("c", 1.0)
+    return ab
+
+
+def state(moment):
+    return {name: moment[name].tolist() for name in moment}
+
+
+# at
+
+
+def test_every_moment_has_its_values(history):
+    one = A.clone()
+    one[1] = 100
+    expected = [
+        {"a": A, "d": A * 2},
+        {"a": A, "b": torch.arange(4), "d": A * 2},
+        {"a": one, "b": torch.arange(4), "d": one * 2},
+        {"a": one, "b": torch.tensor([0, 1, 7, 3]), "d": one * 2},
+        {"a": one, "b": torch.tensor([0, 1, 7, 3]), "c": torch.zeros(2), "d": one * 2},
+        {
+            "a": torch.zeros(5, 3),
+            "b": torch.tensor([0, 1, 7, 3]),
+            "c": torch.ones(2),
+            "d": torch.zeros(5, 3),
+        },
+    ]
+    for tx, values in enumerate(expected, 1):
+        moment = history.at(tx)
+        assert (moment.tx, set(moment), len(moment)) == (tx, set(values), len(values))
+        for name, value in values.items():
+            assert same_bits(moment[name], value), (tx, name)
+            assert name in moment
+
+
+def test_a_moment_is_found_by_number_label_and_step(history):
+    for moment in (history.at(3), history.at("rows"), history.at(step=10)):
+        assert (moment.tx, moment.label, moment.step) == (3, "rows", 10)
+        assert state(moment) == state(history.at(3))
+    assert (history.at(4).label, history.at(4).step) == (None, None)
+    assert history.at(history.tx).tx == 6
+
+
+def test_the_newest_of_two_equal_names_is_meant(history):
+    with history.commit("rows", step=10) as tx:
+        tx.update("b", 0)
+    assert history.at("rows").tx == history.at(step=10).tx == 7
+    assert history.at(3).label == "rows"
+
+
+def test_a_moment_knows_epochs_and_times(history):
+    assert [history.at(tx).epoch("a") for tx in range(1, 7)] == [0, 0, 1, 1, 1, 2]
+    assert [history.at(tx).epoch("b") for tx in range(2, 7)] == [0, 0, 1, 1, 1]
+    times = [history.at(tx).time_ns for tx in range(1, 7)]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.time_ns()) < 120 * 10**9
+
+
+def test_a_page_that_came_later_is_not_there(history):
+    moment = history.at(4)
+    with pytest.raises(mmsb.PageNotFoundError, match=r"'c'.*transaction 4"):
+        _ = moment["c"]
+    assert "c" not in moment
+    assert moment.get("c") is None
+    assert "nobody" not in moment
+
+
+def test_a_derived_page_is_there_once_its_inputs_are(history):
+    history.derive(lambda a, c: a.sum() + c, "a", "c", name="both")
+    assert "both" not in history.at(4)
+    with pytest.raises(mmsb.PageNotFoundError, match="transaction 4"):
+        _ = history.at(4)["both"]
+    assert history.at(5)["both"].tolist() == [393.0, 393.0]
+    assert history.at(6)["both"].tolist() == [1.0, 1.0]
+
+
+def test_a_failing_recipe_is_there_and_cannot_be_read(history):
+    def choosy(a):
+        if a.sum() > 200:
+            raise ValueError("too much")
+        return a
+
+    history.derive(choosy, "a")
+    assert "choosy" in history.at(3)
+    assert "choosy" in list(history.at(3))
+    with pytest.raises(mmsb.RecipeError, match=r"'choosy'.*transaction 3.*too much"):
+        _ = history.at(3)["choosy"]
+    assert torch.equal(history.at(1)["choosy"], A)
+
+
+def test_derived_pages_of_the_past_follow_todays_recipe(history):
+    assert torch.equal(history.at(1)["d"], A * 2)
+    history.derive(lambda a: a * 3, "a", name="d")
+    assert torch.equal(history.at(1)["d"], A * 3)
+    assert torch.equal(history.at(6)["d"], torch.zeros(5, 3))
+
+
+def test_a_chain_is_computed_for_the_past(history):
+    history.derive(lambda d, b: d[:4, 0] + b, "d", "b", name="row")
+    history.derive(lambda row, a: row[0] + a, "row", "a", name="last")
+    assert history.at(2)["last"].tolist() == (A + 0).tolist()
+    assert history.at(4)["row"].tolist() == [0, 201, 19, 21]
+    assert history.at(6)["row"].tolist() == [0, 1, 7, 3]
+
+
+def test_a_recipe_that_reads_pages_itself_reads_those_of_the_moment(history):
+    page = history.derive(lambda b: b + history["a"].tensor[1, 0].long(), "b", name="own")
+    assert page.tensor.tolist() == [0, 1, 7, 3]
+    assert history.at(3)["own"].tolist() == [100, 101, 102, 103]
+    assert history.at(2)["own"].tolist() == [3, 4, 5, 6]
+    mmsb.register_recomputation("kind of the past", lambda memory, page: memory["a"].tensor[1])
+    history.page("k", kind="kind of the past")
+    assert history.at(3)["k"].tolist() == [100, 100, 100]
+    assert history["k"].tensor.tolist() == [0, 0, 0]
+    assert history.at(2)["k"].tolist() == [3, 4, 5]
+
+
+def test_the_past_computes_once_and_publishes_nothing(history):
+    runs = []
+
+    def counted(a):
+        runs.append(1)
+        return a + 1
+
+    page = history.derive(counted, "a")
+    moment = history.at(3)
+    for _ in range(3):
+        assert torch.equal(moment["counted"], moment["a"] + 1)
+    assert page.epoch == 0
+    assert history.tx == 6
+    assert torch.equal(page.tensor, torch.ones(5, 3))
+
+
+def test_a_moment_does_not_move(history):
+    moment, past = history.at(6), history.at(3)
+    read = moment["a"]
+    history.update("a", -1.0)
+    history.update("b", -1)
+    history.restore(1)
+    assert bool((moment["a"] == 0).all())
+    assert bool((read == 0).all())
+    assert moment["b"].tolist() == [0, 1, 7, 3]
+    assert bool((moment["d"] == 0).all())
+    assert past["a"][1].tolist() == [100, 100, 100]
+
+
+def test_writing_into_the_past_is_noticed_and_changes_nothing(history):
+    for tx in (1, 6):
+        expected = history.at(tx)["a"].clone()
+        moment = history.at(tx)
+        moment["a"].add_(1)
+        with pytest.raises(mmsb.PageMutatedError, match=rf"'a'.*transaction {tx}"):
+            _ = moment["a"]
+        with contextlib.suppress(mmsb.PageMutatedError):
+            _ = history["a"].tensor
+        assert torch.equal(history.at(tx)["a"], expected)
+        assert bool((history["a"].tensor == 0).all())
+
+
+def test_writing_through_a_page_does_not_reach_a_moment(history):
+    history.derive(lambda a, b: a[:4, 0] + b, "a", "b", name="both")
+    history.update("b", 0)
+    moment = history.at(6)
+    assert moment["both"].tolist() == [0, 1, 7, 3]  # keeps the present `a` and the past `b`
+    history["a"].tensor.add_(1)
+    with pytest.raises(mmsb.PageMutatedError):
+        _ = history["a"].tensor
+    try:
+        found = moment["a"]
+    except mmsb.PageMutatedError:
+        found = history.at(6)["a"]
+    assert bool((found == 0).all())
+
+
+def test_a_recipe_that_writes_fails_in_the_past_too(history):
+    def writing(a):
+        a.add_(1)
+        return a * 1
+
+    history.derive(writing, "a")
+    for tx in (3, 6):
+        moment = history.at(tx)
+        with pytest.raises(mmsb.RecipeError, match="'writing'"):
+            _ = moment["writing"]
+        assert torch.equal(history.at(tx)["a"], history.at(tx)["d"] / 2)
+    assert bool((history["a"].tensor == 0).all())
+
+
+def test_recipes_of_the_past_change_no_page(history):
+    def meddling(a):
+        history.update("b", 1)
+        return a
+
+    history.derive(meddling, "a")
+    with pytest.raises(mmsb.RecipeError, match="recipe tried to change a page"):
+        _ = history.at(3)["meddling"]
+    assert history.tx == 6
+
+
+# diff
+
+
+def test_a_diff_has_what_differs_and_nothing_else(history):
+    found = history.diff(2, 4)
+    assert (found.a, found.b, set(found)) == (2, 4, {"a", "b"})
+    expected = torch.zeros(5, 3, dtype=torch.bool)
+    expected[1] = True
+    assert torch.equal(found["a"].region.mask(), expected)
+    assert found["b"].region.mask().tolist() == [False, False, True, False]
+    assert torch.equal(found["a"].before, A)
+    assert found["a"].after[1].tolist() == [100, 100, 100]
+    assert found["b"].after.tolist() == [0, 1, 7, 3]
+    assert "d" not in found
+
+
+def test_the_other_way_round_it_is_the_same_with_before_and_after_exchanged(history):
+    there, back = history.diff(2, 4), history.diff(4, 2)
+    assert (back.a, back.b, list(back)) == (4, 2, list(there))
+    for name in there:
+        assert torch.equal(there[name].before, back[name].after)
+        assert torch.equal(there[name].after, back[name].before)
+        assert there[name].region == back[name].region
+
+
+def test_a_page_that_was_made_between_is_created_or_not_yet(history):
+    made, unmade = history.diff(3, 6)["c"], history.diff(6, 3)["c"]
+    assert made.before is None
+    assert made.after.tolist() == [1, 1]
+    assert unmade.after is None
+    assert unmade.before.tolist() == [1, 1]
+    assert repr(made) == "<PageDiff: created>"
+    assert repr(unmade) == "<PageDiff: not created yet>"
+
+
+def test_moments_that_are_equal_do_not_differ(history):
+    assert len(history.diff(6, 6)) == 0
+    history.update("b", history["b"].clone())
+    assert len(history.diff(6, 7)) == 0
+    history.update("a", 5.0)
+    history.update("a", 0.0)
+    assert len(history.diff(6, 9)) == 0
+    assert list(history.diff(6, 8)) == ["a"]
+
+
+def test_a_diff_takes_labels(history):
+    assert list(history.diff("rows", "late")) == list(history.diff(3, 6))
+    assert repr(history.diff("rows", 4)).splitlines()[0] == (
+        "<Diff of transactions 3 and 4: 1 pages>"
+    )
+
+
+def test_what_a_diff_holds_is_not_the_page(history):
+    found = history.diff(5, 6)["a"]
+    found.before.fill_(-1)
+    found.after.fill_(-1)
+    assert bool((history["a"].tensor == 0).all())
+    assert history.at(5)["a"][1].tolist() == [100, 100, 100]
+
+
+# restore
+
+
+def test_a_restore_is_a_transaction_that_can_be_undone(history):
+    expected = {tx: state(history.at(tx)) for tx in range(1, 7)}
+    before = history.tx
+    assert history.restore(3) == before + 1 == history.tx
+    assert history["a"].tensor.tolist() == expected[3]["a"]
+    assert history["b"].tensor.tolist() == expected[3]["b"]
+    assert history["d"].tensor.tolist() == expected[3]["d"]
+    assert history.restore(before) == before + 2
+    assert state(history.at(history.tx)) == expected[6]
+    for tx, values in expected.items():
+        assert state(history.at(tx)) == values
+    assert [change.source for change in history["a"].history()][-2:] == ["restore", "restore"]
+
+
+def test_pages_made_later_keep_their_values(history):
+    history.restore(1)
+    assert history["c"].tensor.tolist() == [1, 1]
+    assert history["c"].epoch == 1
+    assert history["b"].tensor.tolist() == [0, 1, 7, 3]
+    assert torch.equal(history["a"].tensor, A)
+
+
+def test_a_restore_touches_only_what_differs(history):
+    history.restore("rows")
+    epochs = {name: history[name].epoch for name in "abc"}
+    assert epochs == {"a": 3, "b": 2, "c": 1}
+    assert history["b"].history()[-1].region.flat().tolist() == [2]
+    history.restore(step=10)
+    assert {name: history[name].epoch for name in "abc"} == epochs
+    assert history.tx == 8
+
+
+def test_a_restore_leaves_what_depends_on_nothing_else_alone(history):
+    other = history.derive(lambda b: b + 1, "b", name="other")
+    _ = other.tensor, history["d"].tensor
+    recomputed = history.stats()["recomputed"]
+    history.restore(4)
+    _ = other.tensor, history["d"].tensor
+    assert history.stats()["recomputed"] == recomputed + 1
+
+
+def test_a_restored_page_is_not_the_past_itself(history):
+    history.restore(1)
+    history.update("a", 9.0)
+    assert torch.equal(history.at(1)["a"], A)
+    history.restore(1)
+    alias = history["a"].tensor
+    history.update("a", 9.0, rows=[0])
+    assert torch.equal(alias, A)
+    assert torch.equal(history.at(1)["a"], A)
+
+
+def masked_commit(memory, number):
+    with memory.commit() as tx:
+        tx.update("x", float(number), indices=[number % 6])
+        tx.update("y", float(number), mask=torch.arange(6) % 3 == number % 3)
+
+
+STEPS = (
+    lambda memory, number, tx: memory.update("x", float(number)),
+    lambda memory, number, tx: memory.update("y", -1.0, rows=[number % 6, (number + 2) % 6]),
+    lambda memory, number, tx: masked_commit(memory, number),
+    lambda memory, number, tx: memory.restore(tx),
+    lambda memory, number, tx: memory["total"].tensor,
+)
+
+
+def test_any_walk_through_time_agrees_with_a_list(mem):
+    chance, names = random.Random(4), ["x", "y"]
+    for name in names:
+        mem.page(name, torch.zeros(6))
+    mem.derive(lambda x, y: x + 10 * y, "x", "y", name="total")
+
+    def values(source):
+        return {name: source[name].tolist() for name in names}
+
+    states = [{}, {}, values(mem.at(2))]
+    for number in range(80):
+        chance.choice(STEPS)(mem, number, chance.randrange(2, len(states)))
+        if mem.tx == len(states):
+            states.append({name: mem[name].tensor.tolist() for name in names})
+        assert mem.tx == len(states) - 1
+    for tx in range(2, len(states)):
+        moment = mem.at(tx)
+        assert values(moment) == states[tx]
+        assert torch.equal(moment["total"], moment["x"] + 10 * moment["y"])
+        for name, part in mem.diff(tx, mem.tx - tx + 2).items():
+            pair = states[tx][name], states[mem.tx - tx + 2][name]
+            assert (part.before.tolist(), part.after.tolist()) == pair
+            assert part.region.mask().tolist() == [a != b for a, b in zip(*pair, strict=True)]
+
+
+# threads
+
+
+def test_restores_race_with_writers_and_each_is_whole(mem, bounded):
+    for name in ("x", "y"):
+        mem.page(name, torch.zeros(32, dtype=torch.int64))
+    with mem.commit("home"):
+        pass
+    failures, writers = [], 3
+
+    def write(first):
+        try:
+            for number in range(first, first + 40):
+                mem.update_many([("x", None, number), ("y", None, -number)])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(100 * (n + 1),)) for n in range(writers)]
+
+    def race():
+        for thread in threads:
+            thread.start()
+        for _ in range(25):
+            tx = mem.restore("home")
+            moment = mem.at(tx)
+            assert not bool(moment["x"].any())
+            assert not bool(moment["y"].any())
+        for thread in threads:
+            thread.join()
+
+    bounded(race)
+    assert not failures
+    assert mem.tx == 3 + writers * 40 + 25
+    for tx in range(3, mem.tx + 1):
+        moment = mem.at(tx)
+        assert torch.equal(moment["x"], -moment["y"])
+        assert bool((moment["x"] == moment["x"][0]).all())
+
+
+# after reopening
+
+
+def test_history_begins_at_the_checkpoint_that_was_opened(path):
+    with mmsb.open(path) as memory:
+        memory.page("a", A)
+        with memory.commit("old", step=1) as tx:
+            tx.update("a", 1.0)
+        with memory.commit("kept", step=2) as tx:
+            tx.update("a", 2.0)
+    with mmsb.open(path) as memory:
+        assert memory.tx == 3
+        for moment in (memory.at(3), memory.at("kept"), memory.at(step=2)):
+            assert bool((moment["a"] == 2).all())
+            assert moment.epoch("a") == 2
+        refusals = (
+            (lambda: memory.at(2), ["2", "3"]),
+            (lambda: memory.at(1), ["1", "3"]),
+            (lambda: memory.at("old"), ["'old'", "'kept'"]),
+            (lambda: memory.at(step=1), ["step 1", "2"]),
+            (lambda: memory.diff(1, 3), ["1", "3"]),
+            (lambda: memory.restore(2), ["2", "3"]),
+        )
+        for call, words in refusals:
+            with pytest.raises(mmsb.HistoryError) as caught:
+                call()
+            assert all(word in str(caught.value) for word in words), str(caught.value)
+        memory.update("a", 5.0, rows=[0])
+        assert memory.tx == 4
+        assert memory.at(3)["a"][0].tolist() == [2, 2, 2]
+        memory.restore("kept")
+        assert bool((memory["a"].tensor == 2).all())
+        assert [(c.tx, c.epoch) for c in memory["a"].history()] == [(3, 2), (4, 3), (5, 4)]
+
+
+def test_pages_older_than_the_checkpoint_are_there_at_its_moment(path):
+    with mmsb.open(path) as memory:
+        memory.page("a", A)
+        memory.page("b", torch.arange(4))
+        memory.update("a", 1.0)
+    with mmsb.open(path) as memory:
+        assert set(memory.at(3)) == {"a", "b"}
+        assert (memory.at(3).epoch("a"), memory.at(3).epoch("b")) == (1, 0)
+        memory.page("c", torch.zeros(1))
+        assert set(memory.at(3)) == {"a", "b"}
+        assert set(memory.at(4)) == {"a", "b", "c"}
+        assert list(memory.diff(3, 4)) == ["c"]
+
+
+def test_a_store_without_a_transaction_opens_again(path):
+    mmsb.open(path).close()
+    with mmsb.open(path) as memory:
+        assert (memory.tx, len(memory)) == (0, 0)
+        with pytest.raises(mmsb.HistoryError):
+            memory.at(0)
+        memory.page("a", A)
+        assert memory.at(1)["a"].shape == (5, 3)
