@@ -108,7 +108,7 @@ class Engine:
                 self.topology.connect(node, inputs)
                 node.seen = ()
             if same and node.recipe is None:
-                node.outcome = Outcome("attached", None, (), node.as_of, 0.0, None)
+                node.outcome = Outcome.without_run("attached", node.as_of)
             node.declared, node.recipe = recipe.inputs, recipe
             node.label, node.kind = recipe.label, recipe.kind
             self.topology.version += 1
@@ -181,7 +181,11 @@ class Engine:
         """Make one node right for the pull's moment; its inputs are. Leaves its epoch there."""
         now = self._input_epochs(node, pull)
         reason = self._code_change(node, pull)
-        if reason is None and node.seen == now and self._has_value(node):
+        with self.router.table.lock:  # epoch and `seen` belong together
+            epoch = node.entry.epoch
+            right = node.seen == now and self._has_value(node)
+        if right and reason is None:
+            pull.epochs[node.id] = epoch
             self._cut_off(node, pull)
             return
         self._take_off(node)
@@ -192,9 +196,10 @@ class Engine:
         finally:
             flight, node.flight = node.flight, None
             if flight is not None:
-                flight.landed.set()
-        pull.epochs[node.id] = node.entry.epoch
+                flight.land()
         pull.stirred.add(node.id)
+        if self.router.events.listening:
+            self._tell_recomputed(node)
 
     def _input_epochs(self, node: Node, pull: Pull) -> tuple[int, ...]:
         epochs = pull.epochs
@@ -231,9 +236,8 @@ class Engine:
         if stirred and node.as_of < pull.tx:
             pull.stirred.add(node.id)
             self.counts.cut_off += 1
-            node.outcome = Outcome("cut off", None, (), pull.tx, 0.0, None)
+            node.outcome = Outcome.without_run("cut off", pull.tx)
             self.router.events.emit(EventType.CUT_OFF, {"page": node.name, "tx": pull.tx})
-        pull.epochs[node.id] = node.entry.epoch
         node.as_of, node.world = max(pull.tx, node.as_of), pull.world
         self._look(node)
 
@@ -254,7 +258,7 @@ class Engine:
             raise CycleDetectedError(
                 f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
             )
-        flight.landed.wait()
+        flight.wait()
         raise _Restart
 
     def _compute(
@@ -278,9 +282,10 @@ class Engine:
         if node.recipe is not recipe:
             raise _Restart  # the page was declared anew meanwhile
         self._note_reads(node, frame)
-        run = Run(value, {**epochs, **frame.reads}, recipe.digest, reason, seconds)
-        if recipe.changed() is not None:  # its code changed while it ran: right for this read only
-            run = run._replace(code="changed while it ran")
+        seen = {**epochs, **frame.reads} if frame.reads else epochs
+        # if its code changed while it ran, the value is right for this read only
+        code = recipe.digest if recipe.changed() is None else "changed while it ran"
+        run = Run(value, seen, code, reason, seconds)
         self._publish(node, run, pull)
 
     def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
@@ -294,10 +299,20 @@ class Engine:
         )
         return node.recipe
 
+    def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
+        """Run the user's function: its reads go to `frame`, and it may change no page."""
+        running, recipes = self.running, self.router.recipes
+        before, running.frame = running.frame, frame
+        recipes.depth += 1
+        try:
+            return recipe.run(values)
+        finally:
+            recipes.depth -= 1
+            running.frame = before
+
     def _run(self, node: Node, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
         versions = [value._version for value in values]  # noqa: SLF001 - the public counter
-        with self.running.inside(frame), self.router.recipe():
-            result = recipe.run(values)
+        result = self.call(recipe, values, frame)
         for entry, value, version in zip(recipe.inputs, values, versions, strict=True):
             if value._version != version:  # noqa: SLF001
                 self.router.repair(entry)
@@ -310,8 +325,8 @@ class Engine:
 
     def _publish(self, node: Node, run: Run, pull: Pull) -> None:
         entry = node.entry
-        now = tuple(run.epochs.get(item, -1) for item in node.inputs)
-        before = dict(zip(node.inputs, node.seen, strict=False))
+        now = tuple([run.epochs.get(item, -1) for item in node.inputs])
+        before = node.seen
         old = entry.tensor if entry.is_unwritten() else None
         region = difference(old, run.value)
         what = "computed" if old is None else "recomputed"
@@ -322,29 +337,32 @@ class Engine:
                 self.router.publish(entry, run.value, region)
             node.seen, node.code, node.error = now, run.code, None
             node.as_of, node.world = pull.tx, pull.world
+            pull.epochs[node.id] = entry.epoch
         self._look(node)
-        moved = tuple(
-            (item.info.name, before.get(item, -1), epoch)
-            for item, epoch in zip(node.inputs, now, strict=True)
-            if before.get(item, -1) != epoch
+        node.outcome = Outcome(
+            what, run.reason, node.inputs, before, now, pull.tx, run.seconds, region
         )
-        node.outcome = Outcome(what, run.reason, moved, pull.tx, run.seconds, region)
         self.counts.recomputed += 1
         self.counts.unchanged += what == "unchanged"
         self.counts.seconds += run.seconds
-        if self.router.events.listening:
+
+    def _tell_recomputed(self, node: Node) -> None:
+        outcome = node.outcome
+        if outcome is not None:
             self.router.events.emit(
                 EventType.RECOMPUTED,
                 {
                     "page": node.name,
-                    "tx": pull.tx,
-                    "what": what,
-                    "region": str(region),
-                    "seconds": run.seconds,
+                    "tx": outcome.tx,
+                    "what": outcome.what,
+                    "region": str(outcome.region),
+                    "seconds": outcome.seconds,
                 },
             )
 
     def _note_reads(self, node: Node, frame: Frame) -> None:
+        if not frame.reads and node.inputs is node.declared:
+            return
         inputs = tuple(dict.fromkeys((*node.declared, *frame.reads)))
         if inputs != node.inputs:
             self.topology.connect(node, inputs)
@@ -354,16 +372,20 @@ class Engine:
         if entry.info.id not in self.topology.nodes:
             return self.router.read_at(entry, tx)
         with self.router.table.lock:
-            if entry.tensor is None or entry.epoch != epoch or not entry.is_unwritten():
+            if entry.tensor is None or entry.epoch != epoch:
                 raise _Restart
-            return entry.alias()
+            if entry.is_unwritten():
+                return entry.alias()
+        raise self.router.repair(entry)
 
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a running recipe: at its moment, and from now on an input of its page."""
         self._connect(frame.node, entry)
         node = self.topology.nodes.get(entry.info.id)
         if node is None:
-            frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
+            epoch = frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
+            if epoch < 0:
+                raise _Restart  # the page was made after this pull began
             return self.router.read_at(entry, frame.tx)
         pull = Pull(frame.tx, self.world)
         for item in self.topology.order([node]):
@@ -385,7 +407,7 @@ class Engine:
         raised = recipe_failure(node, error, tx)
         self.counts.failed += 1
         node.error = raised
-        node.outcome = Outcome("failed", said(error), (), tx, 0.0, None)
+        node.outcome = Outcome.without_run("failed", tx, said(error))
         self.router.events.emit(
             EventType.ERROR, {"page": node.name, "tx": tx, "error": said(error)}
         )

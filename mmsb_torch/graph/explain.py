@@ -122,7 +122,7 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
     if state in {"fresh", "failed"} and outcome is not None:
         what, reason, seconds = outcome.what, outcome.reason, outcome.seconds
         rows = str(outcome.region) if outcome.region is not None else None
-        moved = {name: old for name, old, _ in outcome.inputs}
+        moved = outcome.moved()
     else:
         what, seconds, rows = _NEXT.get(state, "to be recomputed at the next read"), 0.0, None
         reason = node.recipe.changed() if node.recipe is not None else None

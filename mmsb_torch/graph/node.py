@@ -25,13 +25,30 @@ class Outcome(NamedTuple):
     with equal code), "failed"."""
     reason: str | None
     """What changed in its code, if that was the cause."""
-    inputs: tuple[tuple[str, int, int], ...]
-    """(page, epoch before, epoch now) of the inputs that changed; -1: not seen before."""
+    inputs: tuple[Entry, ...]
+    before: tuple[int, ...]
+    """The epochs of `inputs` that the value before was computed from; shorter if some are new."""
+    now: tuple[int, ...]
+    """The epochs of `inputs` now."""
     tx: int
     """The value is that of this transaction."""
     seconds: float
     region: Region | None
     """What differs from the value before."""
+
+    @classmethod
+    def without_run(cls, what: str, tx: int, reason: str | None = None) -> Outcome:
+        """The outcome of a look that computed no value."""
+        return cls(what, reason, (), (), (), tx, 0.0, None)
+
+    def moved(self) -> dict[str, int]:
+        """The inputs that changed: page -> epoch before (-1: not seen before)."""
+        before = dict(zip(self.inputs, self.before, strict=False))
+        return {
+            entry.info.name: before.get(entry, -1)
+            for entry, epoch in zip(self.inputs, self.now, strict=True)
+            if before.get(entry, -1) != epoch
+        }
 
 
 class Cone(NamedTuple):
@@ -44,11 +61,21 @@ class Cone(NamedTuple):
 class Flight:
     """One computation under way: others wait for it instead of computing the same."""
 
-    __slots__ = ("landed", "thread")
+    __slots__ = ("_landed", "thread")
 
     def __init__(self) -> None:
-        self.landed = threading.Event()
         self.thread = threading.get_ident()
+        self._landed = threading.Lock()  # a tenth of an Event's cost
+        self._landed.acquire()
+
+    def land(self) -> None:
+        """Let everybody go on who waits."""
+        self._landed.release()
+
+    def wait(self) -> None:
+        """Wait until it has landed."""
+        with self._landed:
+            return
 
 
 class Node:

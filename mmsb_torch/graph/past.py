@@ -73,8 +73,8 @@ class Past:
         values = [self.value(entry).detach() for entry in recipe.inputs]
         frame = Frame(engine, self, node, self.tx)
         try:
-            with plain_torch(), engine.running.inside(frame), engine.router.recipe():
-                return adopt(recipe.run(values), node.name)
+            with plain_torch():
+                return adopt(engine.call(recipe, values, frame), node.name)
         except MMSBError:
             raise
         except Exception as error:

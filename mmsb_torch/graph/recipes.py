@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ class CallRecipe(Recipe):
             self.inputs[: self._count],
             self._keywords,
             self._constants,
-            self.definition.refresh(),
+            define(self.function, self._constants),
         )
 
     def run(self, values: Sequence[Tensor]) -> object:
@@ -164,7 +165,6 @@ def bind(
     args: Sequence[Entry],
     keywords: Mapping[str, Any],
     table: Table,
-    definition: Definition | None = None,
 ) -> CallRecipe:
     """Bind pages to the parameters of `function`.
 
@@ -191,9 +191,25 @@ def bind(
             signature.bind(*args, **keywords)
         except TypeError as error:
             raise InvalidRecipeError(f"recipe {_name(function)}: {error}") from None
-    if definition is None:
-        definition = Definition.of(function, constants)
-    return CallRecipe(function, tuple(args), pages, constants, definition)
+    return CallRecipe(function, tuple(args), pages, constants, define(function, constants))
+
+
+_defined: weakref.WeakValueDictionary[int, Definition] = weakref.WeakValueDictionary()
+
+
+def define(function: Callable[..., Any], constants: Mapping[str, Any]) -> Definition:
+    """The definition of a callable as it is now; recipes of one function share one.
+
+    So a chain of a thousand pages made by one function is checked by one look at that function.
+    """
+    if constants:
+        return Definition.of(function, constants)
+    kept = _defined.get(id(function))
+    if kept is None or kept.function is not function:
+        kept = _defined[id(function)] = Definition.of(function)
+    elif kept.changed() is not None:
+        kept = _defined[id(function)] = kept.refresh()
+    return kept
 
 
 def _by_parameter(

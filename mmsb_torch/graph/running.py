@@ -49,15 +49,6 @@ class Running(threading.local):
 
     frame: Frame | None = None
 
-    @contextmanager
-    def inside(self, frame: Frame) -> Iterator[None]:
-        """Run a recipe under `frame`."""
-        before, self.frame = self.frame, frame
-        try:
-            yield
-        finally:
-            self.frame = before
-
 
 @contextmanager
 def plain_torch() -> Iterator[None]:

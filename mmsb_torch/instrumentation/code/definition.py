@@ -51,6 +51,7 @@ class Definition:
     """
 
     __slots__ = (
+        "__weakref__",
         "_constants",
         "_entries",
         "_guards",

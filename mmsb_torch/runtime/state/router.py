@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -42,10 +41,10 @@ from mmsb_torch.types import (
 _NOTHING: Mapping[str, Any] = {}
 
 
-class _Inside(threading.local):
-    """Whether this thread is running a recipe."""
+class Recipes(threading.local):
+    """How many recipes this thread is inside of; from there no page may be changed."""
 
-    recipe = False
+    depth = 0
 
 
 class Router:
@@ -65,16 +64,7 @@ class Router:
         self.closed = False
         self._read_only = read_only
         self._commit = threading.Lock()
-        self._inside = _Inside()
-
-    @contextmanager
-    def recipe(self) -> Iterator[None]:
-        """While a recipe runs on this thread no page may be changed from it."""
-        before, self._inside.recipe = self._inside.recipe, True
-        try:
-            yield
-        finally:
-            self._inside.recipe = before
+        self.recipes = Recipes()
 
     def check_writable(self) -> None:
         """Raise if this memory takes no commits now, from this thread."""
@@ -83,7 +73,7 @@ class Router:
             raise ReadOnlyError(
                 "this memory was opened with mode='r': expected a memory opened for writing"
             )
-        if self._inside.recipe:
+        if self.recipes.depth:
             raise DerivedPageError(
                 "a recipe tried to change a page: recipes only read. "
                 "Return the value, or make the change outside of the recipe."
