@@ -100,8 +100,8 @@ class Region(NamedTuple):
         """A new bool tensor of `shape`: True inside. On the region's device unless told."""
         where = device or (self.index.device if self.index is not None else torch.device("cpu"))
         if self.form is Form.MASK:
-            own: Tensor = self._index.clone()
-            return own.to(where)
+            copied: Tensor = self._index.clone().to(where)
+            return copied
         if self.form is Form.BITS:
             return unpack_mask(self._index, self.shape).to(where)
         mask = torch.zeros(self.shape, dtype=torch.bool, device=where)
