@@ -12,6 +12,8 @@
 Imports go up this list, one way. `mmsb.open()` is where to start.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mmsb_torch.device import PageLocation
 from mmsb_torch.errors import (
     ClosedError,
@@ -40,7 +42,7 @@ from mmsb_torch.errors import (
     UnsupportedError,
     UnsupportedLocationError,
 )
-from mmsb_torch.graph import Graph, Why, register_recomputation
+from mmsb_torch.graph import Why, register_recomputation
 from mmsb_torch.memory import (
     Change,
     Changes,
@@ -54,6 +56,9 @@ from mmsb_torch.memory import (
     open,  # noqa: A004 - used as mmsb.open
 )
 from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transaction
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.draw import Graph
 
 __all__ = [
     "Change",
@@ -103,3 +108,11 @@ __all__ = [
     "open",
     "register_recomputation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Graph":  # drawing loads when it is used
+        from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
+
+        return Graph
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,29 +12,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+_count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
 
-def _use_count_function() -> Callable[[Tensor], int] | None:
-    count = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001 - probed below
-    if count is None:
-        return None
 
-    def use_count(tensor: Tensor) -> int:
-        return count(tensor.untyped_storage()._cdata)  # type: ignore[no-any-return] # noqa: SLF001
+def _uses(tensor: Tensor) -> int:
+    assert _count is not None
+    return _count(tensor.untyped_storage()._cdata)  # noqa: SLF001 - probed below
 
+
+def _answers_well() -> bool:
+    if _count is None:
+        return False
     alone = torch.empty(2)
-    before = use_count(alone)
+    before = _uses(alone)
     alias = alone.detach()
-    during = use_count(alone)
+    during = _uses(alone)
     array = alone.numpy()
-    with_array = use_count(alone)
+    with_array = _uses(alone)
     del alias, array
-    if not (before < during < with_array and use_count(alone) == before):
-        return None
-    return use_count
+    return before < during < with_array and _uses(alone) == before
 
 
-_use_count = _use_count_function()
-_ALONE = _use_count(torch.empty(1)) if _use_count else 0
+_known = _answers_well()
+_ALONE = _uses(torch.empty(1)) if _known else 0
 
 
 def held_elsewhere(tensor: Tensor) -> bool:
@@ -42,7 +42,7 @@ def held_elsewhere(tensor: Tensor) -> bool:
 
     Raw pointers taken with `data_ptr()` are not seen.
     """
-    return _use_count is None or _use_count(tensor) > _ALONE
+    return not _known or _uses(tensor) > _ALONE
 
 
 def is_own_memory(tensor: Tensor) -> bool:

@@ -2,11 +2,9 @@
 
 `node` and `topology` hold the graph, `recipes` the functions, `engine` pulls values (with
 `running` around each recipe), `past` does the same for an earlier moment, `explain` and `draw`
-show it to people.
+show it to people (`draw` loads when a picture is asked for).
 """
 
-from mmsb_torch.graph.draw import Graph
-from mmsb_torch.graph.draw import Node as DrawnNode
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.explain import Edit, Why, status, why
 from mmsb_torch.graph.node import Node, Outcome
@@ -23,10 +21,8 @@ from mmsb_torch.graph.recipes import (
 
 __all__ = [
     "CallRecipe",
-    "DrawnNode",
     "Edit",
     "Engine",
-    "Graph",
     "KindRecipe",
     "Node",
     "Outcome",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 from mmsb_torch.graph.layout import (
     Layout,
@@ -382,11 +382,11 @@ def _text(x: float, y: float, text: str, style: str) -> str:
 
 
 def _safe(text: str) -> str:
-    return escape(text)
+    return escape(text, quote=False)
 
 
 def _attribute(text: str) -> str:
-    return escape(shown(text), {'"': "&quot;"})
+    return escape(shown(text))
 
 
 def _p(point: Point) -> str:

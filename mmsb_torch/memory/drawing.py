@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mmsb_torch.graph import DrawnNode, Engine, Graph, status
+from mmsb_torch.graph import Engine, status
+from mmsb_torch.graph.draw import Graph
+from mmsb_torch.graph.draw import Node as DrawnNode
 
 
 def picture(engine: Engine) -> Graph:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError, StoreError
-from mmsb_torch.graph import Engine, Graph, Why, why
-from mmsb_torch.memory import deriving, making, registry
+from mmsb_torch.graph import Engine, Why, why
+from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes
-from mmsb_torch.memory.drawing import picture
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Entry, Router, stage
-from mmsb_torch.runtime.store import CheckpointInfo, Log, Snapshot, Store
+from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Event, EventType, compose
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.runtime.store import CheckpointInfo, Snapshot, Store
 
 
 class Memory:
@@ -237,6 +240,8 @@ class Memory:
     @property
     def graph(self) -> Graph:
         """Who depends on whom, as it stands now: print it, `.svg()`, `.dot()`, `.save(path)`."""
+        from mmsb_torch.memory.drawing import picture  # noqa: PLC0415 - drawing loads when asked
+
         self._router.check_open()
         return picture(self._engine)
 
@@ -292,6 +297,8 @@ class Memory:
                 "this memory lives in RAM only: expected one opened with a path, "
                 "mmsb.open('run.mmsb'). mmsb.mmsb_stop(mem, checkpoint_path=...) writes one file."
             )
+        from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when there is a path
+
         with self._checkpointing:
             computed = self._progress()[1]
             snapshot, epochs = registry.capture(self._engine)
@@ -368,6 +375,8 @@ class Memory:
 
     def _load(self, snapshot: Snapshot) -> None:
         """Fill a memory that was just made with a checkpoint's pages."""
+        from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when there is a path
+
         registry.restore_pages(self._engine, snapshot, repr(str(self._store and self._store.path)))
         self._checkpointed = self._progress()
 

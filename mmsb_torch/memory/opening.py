@@ -10,7 +10,6 @@ from mmsb_torch.device import PageLocation, resolve_device
 from mmsb_torch.errors import StoreError, UnsupportedError
 from mmsb_torch.memory import deriving
 from mmsb_torch.memory.memory import Memory
-from mmsb_torch.runtime.store import Store
 
 
 def open(  # noqa: A001 - the public name, used as mmsb.open
@@ -43,6 +42,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         if mode == "r":
             raise StoreError("mode='r' reads a store: expected a path, mmsb.open(path, mode='r')")
         return Memory(device=where)
+    from mmsb_torch.runtime.store import Store  # noqa: PLC0415 - files load when there is a path
+
     read_only = mode == "r"
     if read_only or Store.exists(path):
         store = Store.open(path, writable=not read_only)

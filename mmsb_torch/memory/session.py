@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 
 from mmsb_torch.errors import DeviceFallbackWarning, InvalidPageError, UnsupportedError
-from mmsb_torch.memory import registry
 from mmsb_torch.memory.memory import Memory
-from mmsb_torch.runtime.store import write_tensors
 
 
 def mmsb_start(*, enable_gpu: bool = True, enable_instrumentation: bool = False) -> Memory:
@@ -52,6 +50,9 @@ def mmsb_stop(state: Memory, checkpoint_path: str | os.PathLike[str] | None = No
         RecipeError, RecipeNotLoadedError: a derived page cannot be computed; nothing was written
             and the memory is still open.
     """
+    from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when one is written
+    from mmsb_torch.runtime.store import write_tensors  # noqa: PLC0415
+
     written = None
     if checkpoint_path is not None:
         written = Path(checkpoint_path)

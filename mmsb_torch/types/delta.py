@@ -6,7 +6,9 @@ deltas of disjoint regions commute; `compress` changes the form, never the effec
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,9 +53,8 @@ class Delta(NamedTuple):
 
     def at(self, epoch: int) -> Delta:
         """The same change of the page at `epoch` (`_replace` takes eight times as long)."""
-        return Delta(
-            self.id, self.page_id, epoch, self.region, self.values, self.time_ns, self.source
-        )
+        number, page_id, _, region, values, time_ns, source = self
+        return make_delta((number, page_id, epoch, region, values, time_ns, source))
 
     def compress(self) -> Delta:
         """The same change in the form that takes the fewest bytes; see `compress`."""
@@ -73,6 +74,11 @@ class Delta(NamedTuple):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str]], Delta]
+make_delta = functools.partial(tuple.__new__, Delta)
+"""A delta from its fields in order, at a third of the constructor's cost."""
 
 
 def apply(tensor: Tensor, delta: Delta) -> None:

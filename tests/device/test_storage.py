@@ -1,5 +1,8 @@
 """Packing against numpy, who holds a tensor's memory, and where pages can live."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +132,30 @@ def test_borrowed_memory_is_not_own(make):
 )
 def test_fresh_memory_is_own(make):
     assert is_own_memory(make())
+
+
+UNDER_META = """
+import torch
+torch.set_default_device("meta")
+import mmsb_torch as mmsb
+memory = mmsb.open()
+page = memory.page("x", torch.zeros(3, device="cpu"))
+before = page.tensor
+memory.update(page, 1.0, rows=[1])
+print(before.tolist(), page.tensor.tolist(), memory.page("z", shape=(1,)).device)
+"""
+
+
+def test_the_package_may_be_loaded_where_torch_makes_no_memory():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", UNDER_META],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[0.0, 0.0, 0.0] [0.0, 1.0, 0.0] cpu"
 
 
 # copies and density

@@ -139,13 +139,20 @@ def test_the_difference_of_two_moments_is_exact(mem, dtype, draw):
 def test_rows_are_read_in_the_order_asked_for(mem, dtype, draw):
     value = draw((5, 2))
     page = mem.page("x", value)
-    for rows in ([3, 0, -1], [4, 3, 2, 1, 0], [2], [], torch.tensor([1, 4]), slice(None, None, -2)):
+    for rows in ([3, 0, -1], [4, 3, 2, 1, 0], [2], torch.tensor([1, 4]), slice(None, None, -2)):
         wanted = range(5)[rows] if isinstance(rows, slice) else [int(row) % 5 for row in rows]
         found = page.read(rows)
         assert found.shape == (len(wanted), 2)
         assert found.dtype is dtype
         for number, row in enumerate(wanted):
             assert same_bits(found[number : number + 1], value[row : row + 1])
+
+
+def test_no_rows_have_the_width_of_rows(mem):
+    for shape in ((5, 2), (5,), (5, 2, 3), (0, 4)):
+        page = mem.page(str(shape), torch.zeros(shape))
+        for rows in ([], torch.empty(0, dtype=torch.int64), slice(0, 0), range(0)):
+            assert page.read(rows).shape == (0, *shape[1:])
 
 
 def test_the_same_row_may_not_be_read_twice(mem):

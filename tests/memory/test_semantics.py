@@ -2,6 +2,7 @@
 
 import builtins
 import inspect
+import sys
 import threading
 
 import numpy as np
@@ -1499,3 +1500,148 @@ def test_why_says_what_changed_in_the_code(ab):
     assert "factor" in str(ab.why(page))
     assert torch.equal(page.tensor, A * 3)
     assert "factor" in str(ab.why(page))
+
+
+def test_why_of_a_long_chain_needs_no_deep_stack(ab, bounded):
+    last = "a"
+    for number in range(200):
+        last = ab.derive(lambda x: x + 1, last, name=f"n{number}").name
+    _ = ab[last].tensor
+    ab.update("a", 1.0)
+    limit = sys.getrecursionlimit()
+
+    def explain():
+        texts = []
+        for _ in range(2):
+            reason = ab.why(last)
+            sys.setrecursionlimit(150)
+            try:
+                texts.append(str(reason))
+                assert reason.as_dict()["page"] == last
+            finally:
+                sys.setrecursionlimit(limit)
+            _ = ab[last].tensor
+        return texts
+
+    assert all("'a'" in text and "transaction 3" in text for text in bounded(explain))
+
+
+def test_why_of_many_diamonds_tells_each_page_once(ab, bounded):
+    last = "a"
+    for number in range(24):
+        left = ab.derive(lambda x: x + 1, last, name=f"left {number}")
+        right = ab.derive(lambda x: x / 2, last, name=f"right {number}")
+        last = ab.derive(torch.add, left, right, name=f"joined {number}").name
+    _ = ab[last].tensor
+    ab.update("a", 1.0)
+    _ = ab[last].tensor
+
+    def explain():
+        return str(ab.why(last))
+
+    text = bounded(explain)
+    assert "'a'" in text
+    assert len(text) < 100_000
+
+
+def test_why_of_a_recipe_that_reads_pages_itself_names_the_edited_one(ab):
+    page = ab.derive(lambda a: a[:4, 0] + ab["b"].tensor, "a", name="own")
+    _ = page.tensor
+    ab.update("b", 5, rows=[1])
+    for _ in range(2):
+        text = str(ab.why(page))
+        assert "'b'" in text
+        assert "transaction 3" in text
+        assert page.tensor.tolist() == [0, 8, 8, 12]
+
+
+# all at once
+
+
+def test_an_update_beside_an_open_transaction_commits_by_itself(ab):
+    with ab.commit() as tx:
+        tx.update("a", 1.0, rows=[0])
+        assert ab.update("a", 5.0) == 3
+    assert ab.tx == 4
+    assert ab["a"].tensor[:, 0].tolist() == [1, 5, 5, 5, 5]
+    assert ab["a"].epoch == 2
+
+
+ROUNDS = 40
+
+
+def write(memory, name):
+    for step in range(1, ROUNDS + 1):
+        memory.update(name, float(step), rows=[step % 16, (step + 5) % 16])
+
+
+def read(memory):
+    last = torch.zeros(3)
+    for _ in range(ROUNDS):
+        now = memory["total"].tensor.amax(1)
+        assert bool((now >= last).all())
+        last = now
+
+
+def declare(memory):
+    for step in range(ROUNDS // 4):
+        page = memory.derive(lambda x0: x0 * 2, name=f"d{step % 3}")
+        memory.propagate()
+        assert page.tensor.shape == (16,)
+
+
+def look_back(memory):
+    for _ in range(ROUNDS // 2):
+        moment = memory.at(memory.tx)
+        assert torch.equal(moment["total"][1], moment["x1"])
+        memory.stats(), str(memory.graph), str(memory.why("total")), memory["x1"].mask
+
+
+def keep(memory):
+    for _ in range(3):
+        memory.checkpoint(keep=2)
+
+
+JOBS = [
+    (write, "x0"),
+    (write, "x1"),
+    (write, "x2"),
+    (read,),
+    (read,),
+    (declare,),
+    (look_back,),
+    (keep,),
+]
+
+
+def test_threads_that_do_everything_at_once_lose_nothing(path, bounded):
+    memory, failures = mmsb.open(path), []
+    for number in range(3):
+        memory.page(f"x{number}", torch.zeros(16))
+    memory.derive(lambda x0, x1, x2: torch.stack([x0, x1, x2]), name="total")
+
+    def guarded(job, *args):
+        try:
+            job(memory, *args)
+        except BaseException as error:
+            failures.append(error)
+
+    def all_at_once():
+        threads = [threading.Thread(target=guarded, args=job, daemon=True) for job in JOBS]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    bounded(all_at_once, 60)
+    assert not failures
+    expected = torch.zeros(16)
+    for step in range(1, ROUNDS + 1):
+        expected[[step % 16, (step + 5) % 16]] = float(step)
+    assert all(torch.equal(memory[f"x{n}"].tensor, expected) for n in range(3))
+    assert [memory[f"x{n}"].epoch for n in range(3)] == [ROUNDS] * 3
+    assert memory.tx == 3 + 3 * ROUNDS
+    assert torch.equal(memory["total"].tensor, expected.expand(3, 16))
+    memory.close()
+    with mmsb.open(path, mode="r") as again:
+        assert torch.equal(again["total"].tensor, expected.expand(3, 16))

@@ -145,6 +145,26 @@ def test_a_recipe_that_reads_pages_itself_reads_those_of_the_moment(history):
     assert history.at(2)["k"].tolist() == [3, 4, 5]
 
 
+def test_a_kind_that_chooses_its_inputs_chooses_those_of_the_moment(mem):
+    mmsb.register_recomputation(
+        "choosing in the past", lambda m, page: m["bc"[int(m["a"].tensor)]].tensor + 0
+    )
+    mem.page("a", torch.tensor(0))
+    mem.page("b", torch.tensor(10))
+    mem.page("c", torch.tensor(20))
+    page = mem.page("chosen", kind="choosing in the past")
+    for looked in (False, True):
+        assert mem.at(2)["chosen"].item() == 10
+        assert "chosen" in mem.at(2)
+        if not looked:
+            assert page.tensor.item() == 10
+    mem.update("a", 1)
+    assert page.tensor.item() == 20
+    assert "chosen" in mem.at(2)
+    assert mem.at(2)["chosen"].item() == 10
+    assert mem.at(4)["chosen"].item() == 20
+
+
 def test_the_past_computes_once_and_publishes_nothing(history):
     runs = []
 

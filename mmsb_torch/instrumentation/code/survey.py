@@ -124,6 +124,8 @@ def _visit_gradients(walk: Walk) -> None:
 def _visit(walk: Walk, value: object, label: Label) -> None:
     cls = type(value)
     visitor = _BY_TYPE.get(cls) or _EXACT_CONTAINERS.get(cls)
+    if visitor is None and buffers.is_numpy_generator(cls):
+        visitor = buffers.visit_generator
     if visitor is not None:
         visitor(walk, value, label)
         return

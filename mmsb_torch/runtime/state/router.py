@@ -139,16 +139,18 @@ class Router:
         find = self.table.find
         entries = [find(delta.page_id) for delta in deltas]
         with self._commit:
-            self.check_open()
+            if self.closed:
+                self.check_open()
             if only_at is not None and self.tx != only_at:
                 raise EpochConflictError(
                     f"the memory is at transaction {self.tx}, expected {only_at}"
                 )
             placed = []
             for entry, delta in zip(entries, deltas, strict=True):
-                self._check(entry, epochs)
+                if epochs or not entry.is_unwritten():
+                    self._check(entry, epochs)
                 placed.append(delta.at(entry.epoch))
-            tx = self.log.last + 1
+            tx = self.tx + 1
             record = Transaction(tx, time.time_ns(), (), tuple(placed), label, step, metadata)
             with self.table.lock:
                 # what can fail (memory for copies) comes before the log, what cannot after it

@@ -19,7 +19,7 @@ from mmsb_torch.device import copy_of, require_dense, take_rows
 from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
 from mmsb_torch.runtime.state.selection import element_index, row_index
 from mmsb_torch.runtime.state.table import Entry
-from mmsb_torch.types import Delta, Form, Region, Spec
+from mmsb_torch.types import Delta, Form, Region, Spec, make_delta
 
 _ids = itertools.count(1)
 _DENSE_FROM = 0.5  # above this share a mask keeps dense values: picking them costs more
@@ -57,7 +57,9 @@ def stage(
     if torch.is_inference_mode_enabled():  # what is kept must have a version counter
         with torch.inference_mode(mode=False):
             return stage(entry, values, rows=rows, indices=indices, mask=mask, source=source)
-    spec = _spec(entry)
+    spec = entry.info.spec
+    if spec is None:
+        raise _is_derived(entry)
     if rows is not None and indices is None and mask is None:
         index, order = row_index(entry.info.name, spec, rows)
         region = Region.rows(spec.shape, index)
@@ -87,18 +89,15 @@ def stage(
             f"found {' and '.join(given)}. Make two updates inside one `with mem.commit()`.",
             page_id=entry.info.id,
         )
-    return Delta(next(_ids), entry.info.id, -1, region, staged, time.time_ns(), source)
+    return make_delta((next(_ids), entry.info.id, -1, region, staged, time.time_ns(), source))
 
 
-def _spec(entry: Entry) -> Spec:
-    info = entry.info
-    if info.derived or info.spec is None:
-        raise DerivedPageError(
-            f"page {info.name!r} is derived: its recipe alone changes it. "
-            "Update one of its inputs instead.",
-            page_id=info.id,
-        )
-    return info.spec
+def _is_derived(entry: Entry) -> DerivedPageError:
+    name = entry.info.name
+    return DerivedPageError(
+        f"page {name!r} is derived: its recipe alone changes it. Update one of its inputs instead.",
+        page_id=entry.info.id,
+    )
 
 
 def _values(entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: str) -> Tensor:

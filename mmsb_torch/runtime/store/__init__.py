@@ -11,22 +11,28 @@ From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dt
 `checkpoint`, `retention`, `layout` (the store itself).
 """
 
-from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
-from mmsb_torch.runtime.store.checkpoint import (
-    CheckpointInfo,
-    Snapshot,
-    describe_checkpoint,
-    load_checkpoint,
-    write_checkpoint,
-)
-from mmsb_torch.runtime.store.files import FILES, Files
-from mmsb_torch.runtime.store.layout import Store
-from mmsb_torch.runtime.store.lock import WriterLock
-from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.runtime.store.retention import retain
-from mmsb_torch.runtime.store.streams import FileRecord
-from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
-from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
+    from mmsb_torch.runtime.store.checkpoint import (
+        CheckpointInfo,
+        Snapshot,
+        describe_checkpoint,
+        load_checkpoint,
+        write_checkpoint,
+    )
+    from mmsb_torch.runtime.store.files import FILES, Files
+    from mmsb_torch.runtime.store.layout import Store
+    from mmsb_torch.runtime.store.lock import WriterLock
+    from mmsb_torch.runtime.store.log import Log
+    from mmsb_torch.runtime.store.retention import retain
+    from mmsb_torch.runtime.store.streams import FileRecord
+    from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
+    from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
 
 __all__ = [
     "FILES",
@@ -48,3 +54,30 @@ __all__ = [
     "write_checkpoint",
     "write_tensors",
 ]
+
+_HOMES = {
+    "catalog": ("CheckpointRef", "list_checkpoints"),
+    "checkpoint": (
+        "CheckpointInfo",
+        "Snapshot",
+        "describe_checkpoint",
+        "load_checkpoint",
+        "write_checkpoint",
+    ),
+    "files": ("FILES", "Files"),
+    "layout": ("Store",),
+    "lock": ("WriterLock",),
+    "log": ("Log",),
+    "retention": ("retain",),
+    "streams": ("FileRecord",),
+    "tensorfile": ("read_tensors", "write_tensors"),
+    "verification": ("Damage", "verify_checkpoint"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # a memory without a path needs none of these modules: they load when they are used
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

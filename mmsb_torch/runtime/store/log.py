@@ -42,7 +42,7 @@ class Log:
 
     def append(self, transaction: Transaction) -> None:
         """Add the next transaction; its number must be `last + 1`."""
-        if transaction.tx != self.last + 1:
+        if transaction.tx != self._first + len(self._transactions):
             raise InternalError(f"log at {self.last} was given transaction {transaction.tx}")
         self._transactions.append(transaction)
         touched = self._touched
