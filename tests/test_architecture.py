@@ -34,7 +34,7 @@ def test_sources_were_found():
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_no_file_is_longer_than_a_reader_can_hold(path):
     lines = path.read_text().count("\n")
-    limit = LONGEST_FILE if path in PACKAGE else 2 * LONGEST_FILE
+    limit = LONGEST_FILE if path in PACKAGE else 3 * LONGEST_FILE
     assert lines <= limit, f"{relative(path)} has {lines} lines"
 
 

@@ -119,20 +119,6 @@ class Engine:
         for node in self.topology.downstream(pages):
             self.router.events.emit(EventType.STALE, {"page": node.name, "tx": self.router.tx})
 
-    def is_right(self, node: Node) -> bool:
-        """Whether nothing behind a page changed since its value was computed; runs nothing."""
-        if self.is_fresh(node):
-            return True
-        for item in self.topology.order([node]):
-            recipe = item.recipe
-            if not self._has_value(item) or item.seen != tuple(e.content for e in item.inputs):
-                return False
-            if recipe is not None and (
-                recipe.untracked or item.code != recipe.digest or recipe.changed() is not None
-            ):
-                return False
-        return True
-
     def pull(self, targets: Sequence[Node], *, keep_going: bool = False) -> list[Exception]:
         """Make every page of `targets` right for one moment not before the call.
 
@@ -183,7 +169,7 @@ class Engine:
         reason = self._code_change(node, pull)
         with self.router.table.lock:  # epoch and `seen` belong together
             epoch = node.entry.epoch
-            right = node.seen == now and self._has_value(node)
+            right = node.seen == now and self.has_value(node)
         if right and reason is None:
             pull.epochs[node.id] = epoch
             self._cut_off(node, pull)
@@ -213,7 +199,8 @@ class Engine:
                 pull.stirred.add(page)
         return tuple(epochs[entry.info.id] for entry in node.inputs)
 
-    def _has_value(self, node: Node) -> bool:
+    def has_value(self, node: Node) -> bool:
+        """Whether a page was computed and did not fail since."""
         return node.entry.tensor is not None and node.error is None
 
     def _code_change(self, node: Node, pull: Pull) -> str | None:
@@ -294,9 +281,8 @@ class Engine:
         with self.topology.lock:
             self.topology.version += 1
             self.world += 1
-        self.router.events.emit(
-            EventType.WORLD_CHANGED, {"page": node.name, "reason": reason, "world": self.world}
-        )
+        fields = {"page": node.name, "reason": reason, "world": self.world}
+        self.router.events.emit(EventType.WORLD_CHANGED, fields)
         return node.recipe
 
     def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:

@@ -110,9 +110,24 @@ def status(engine: Engine, node: Node) -> str:
         return "failed"
     if node.entry.tensor is None:
         return "new" if node.recipe is not None else "unbound"
-    if engine.is_right(node):
+    if _is_right(engine, node):
         return "fresh"
     return "stale" if node.recipe is not None else "unbound"
+
+
+def _is_right(engine: Engine, node: Node) -> bool:
+    """Whether nothing behind a page changed since its value was computed; runs nothing."""
+    if engine.is_fresh(node):
+        return True
+    for item in engine.topology.order([node]):
+        recipe = item.recipe
+        if not engine.has_value(item) or item.seen != tuple(e.content for e in item.inputs):
+            return False
+        if recipe is not None and (
+            recipe.untracked or item.code != recipe.digest or recipe.changed() is not None
+        ):
+            return False
+    return True
 
 
 def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError, StoreError
+from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError
 from mmsb_torch.graph import Engine, Why, why
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes
@@ -23,7 +23,7 @@ from mmsb_torch.types import Delta, Event, EventType, compose
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
-    from mmsb_torch.runtime.store import CheckpointInfo, Snapshot, Store
+    from mmsb_torch.runtime.store import CheckpointInfo, Store
 
 
 class Memory:
@@ -286,37 +286,10 @@ class Memory:
         Raises:
             StoreError: the memory has no path, or the disk fails; earlier checkpoints are intact.
         """
+        from mmsb_torch.memory import keeping  # noqa: PLC0415 - files load when there is a path
+
         self._router.check_writable()
-        return self._checkpoint(keep, progress)
-
-    def _checkpoint(
-        self, keep: int | None, progress: Callable[[int, int], None] | None
-    ) -> CheckpointInfo:
-        if self._store is None:
-            raise StoreError(
-                "this memory lives in RAM only: expected one opened with a path, "
-                "mmsb.open('run.mmsb'). mmsb.mmsb_stop(mem, checkpoint_path=...) writes one file."
-            )
-        from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when there is a path
-
-        with self._checkpointing:
-            computed = self._progress()[1]
-            snapshot, epochs = registry.capture(self._engine)
-            info = self._store.write_checkpoint(snapshot, progress=progress)
-            self._checkpointed = (snapshot.tx, computed)
-            for entry in self._router.table:
-                if entry.info.id in epochs:
-                    entry.journal.checkpoint = epochs[entry.info.id]
-            if keep is not None:
-                self._store.retain(keep)
-        self._router.events.emit(
-            EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
-        )
-        return info
-
-    def _progress(self) -> tuple[int, int]:
-        """What a checkpoint would hold that an earlier one may not: commits and computations."""
-        return self._router.tx, self._engine.counts.recomputed
+        return keeping.checkpoint(self, keep, progress)
 
     def subscribe(
         self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
@@ -347,13 +320,12 @@ class Memory:
         Every operation afterwards raises ClosedError; tensors and moments taken before stay valid.
         Harmless when repeated.
         """
-        if not self._router.shut():
+        if not self._router.shut() or self._store is None:
             return
-        if self._store is None:
-            return
+        from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
+
         try:
-            if self._store.writable and self._checkpointed != self._progress():
-                self._checkpoint(None, None)
+            keeping.checkpoint_if_changed(self)
         except BaseException:
             self._router.closed = False  # nothing is lost: free the disk, and close again
             raise
@@ -372,13 +344,6 @@ class Memory:
         self.close()
 
     # for the handles of this facade
-
-    def _load(self, snapshot: Snapshot) -> None:
-        """Fill a memory that was just made with a checkpoint's pages."""
-        from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when there is a path
-
-        registry.restore_pages(self._engine, snapshot, repr(str(self._store and self._store.path)))
-        self._checkpointed = self._progress()
 
     def _read(self, entry: Entry) -> Tensor:
         if self._router.closed:

@@ -42,7 +42,9 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         if mode == "r":
             raise StoreError("mode='r' reads a store: expected a path, mmsb.open(path, mode='r')")
         return Memory(device=where)
-    from mmsb_torch.runtime.store import Store  # noqa: PLC0415 - files load when there is a path
+    # files load when there is a path
+    from mmsb_torch.memory import keeping  # noqa: PLC0415
+    from mmsb_torch.runtime.store import Store  # noqa: PLC0415
 
     read_only = mode == "r"
     if read_only or Store.exists(path):
@@ -52,7 +54,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     try:
         memory = Memory(store, device=where, read_only=read_only)
         if store.list_checkpoints():
-            memory._load(store.load_checkpoint())  # noqa: SLF001 - one facade
+            keeping.load(memory, store.load_checkpoint())
         deriving.bind_registered_kinds(memory)
     except BaseException:
         store.close()

@@ -101,7 +101,7 @@ class Region(NamedTuple):
         """A new bool tensor of `shape`: True inside. On the region's device unless told."""
         where = device or (self.index.device if self.index is not None else torch.device("cpu"))
         if self.form is Form.MASK:
-            return self._index.to(where, copy=True)  # type: ignore[no-any-return] # untyped overload
+            return self._index.to(where, copy=True)
         if self.form is Form.BITS:
             return unpack_mask(self._index, self.shape).to(where)
         mask = torch.zeros(self.shape, dtype=torch.bool, device=where)
@@ -118,15 +118,6 @@ class Region(NamedTuple):
         if self.form is Form.ELEMENTS:
             return self._index
         return self.mask().view(-1).nonzero().view(-1)
-
-    def touched_rows(self) -> Tensor:
-        """Sorted int64 rows of dimension 0 that hold at least one element inside."""
-        if self.form is Form.ROWS:
-            return self._index
-        if self.form is Form.ELEMENTS:
-            return torch.unique(self._index // max(1, math.prod(self.shape[1:])))
-        mask = self.mask()
-        return (mask if mask.dim() == 1 else mask.flatten(1).any(1)).nonzero().view(-1)
 
     def union(self, *others: Region) -> Region:
         """Every element inside any of the regions, which have one shape."""

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import random
+import threading
 
 import pytest
 import torch
@@ -447,3 +448,28 @@ def test_differences_leave_derived_pages_out(mem):
     mem.propagate()
     assert set(mem.diff(4, 6)) == {"x"}
     assert mem.diff(4, 6)["x"].after[0] == 4
+
+
+def test_a_moment_named_while_it_is_committed_is_of_one_piece(mem, monkeypatch):
+    page = mem.derive(lambda x: x * 1, "x", name="same")
+    _ = page.tensor
+    log, found, threads = mem._router.log, [], []
+
+    def look():
+        moment = mem.at("coming")
+        found.append((moment["same"].clone(), moment["x"].clone()))
+
+    def append(transaction, original=log.append):
+        original(transaction)
+        threads.append(threading.Thread(target=look, daemon=True))
+        threads[0].start()
+        threads[0].join(0.2)
+
+    monkeypatch.setattr(log, "append", append)
+    with mem.commit("coming") as tx:
+        tx.update("x", 50.0)
+    threads[0].join(5)
+    assert not threads[0].is_alive()
+    for same, x in found:  # or there is no such moment yet
+        assert torch.equal(same, x)
+    assert mem.at("coming")["same"][0] == 50

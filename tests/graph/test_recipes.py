@@ -1,10 +1,13 @@
 """Recipes: every way to declare one, and that equal code keeps values and other code does not."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import operator
 import random
+import threading
+import time
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
+from mmsb_torch.graph import CallRecipe
+from mmsb_torch.instrumentation.code import Definition
 
 LOG = logging.getLogger("recipes of test_recipes")  # a digest knows a logger by its name alone
 
@@ -553,6 +558,103 @@ def test_derived_pages_are_read_at_one_moment(mem, kind):
         assert page.epoch == 1
 
 
+# declared again at the worst moment
+
+
+def elsewhere(act):
+    """Does `act` on another thread, and waits a while for it."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(1)
+
+
+def once_during(monkeypatch, owner, name, act):
+    """After the returned function is called, the next `owner.name` lets another thread `act`."""
+    acts, original = [], getattr(owner, name)
+
+    def interrupted(self, *args):
+        result = original(self, *args)
+        if acts:
+            elsewhere(acts.pop())
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+    return lambda: acts.append(act)
+
+
+def test_a_declaration_while_changed_code_is_looked_at_is_kept(mem, monkeypatch):
+    offsets = [1.0]
+    page = mem.derive(lambda x: x + offsets[0], "x", name="p")
+    _ = page.tensor
+    offsets[0] = 2.0
+    once_during(monkeypatch, CallRecipe, "refreshed", lambda: mem.derive(torch.neg, "x", name="p"))
+    _ = page.tensor
+    for value in (3.0, 4.0):
+        assert torch.equal(page.tensor, -mem["x"].tensor)
+        mem.update("x", value)
+
+
+def test_a_registration_while_changed_code_is_looked_at_is_kept(mem, kind, monkeypatch):
+    offsets = [1.0]
+    mmsb.register_recomputation(kind, lambda memory, _: memory["x"].tensor + offsets[0])
+    page = mem.page("p", kind=kind)
+    _ = page.tensor
+    offsets[0] = 2.0
+    arm = once_during(
+        monkeypatch,
+        Definition,
+        "refresh",
+        lambda: mmsb.register_recomputation(kind, lambda memory, _: -memory["x"].tensor),
+    )
+    arm()
+    _ = page.tensor
+    for value in (3.0, 4.0):
+        assert torch.equal(page.tensor, -mem["x"].tensor)
+        mem.update("x", value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(["x"], ["y"]), (["x"], ["x", "y"]), (["x", "y"], ["y"]), (["x", "y"], ["y", "x"])],
+    ids=str,
+)
+def test_other_inputs_while_a_page_is_settled(mem, monkeypatch, first, second):
+    """The page is computed of all the old inputs or of all the new ones, and watches those."""
+    for _ in range(5):
+        mem.update("x", 1.0)
+    mem.update("y", 2.0)
+    page = mem.derive(first_of, *first, name="p")
+    once_during(monkeypatch, Definition, "changed", lambda: mem.derive(first_of, *second, name="p"))
+    mem.derive(first_of, *first, name="p")
+    assert torch.equal(page.tensor, mem[second[0]].tensor)
+    for value in range(3, 12):
+        mem.update("y", float(value))
+        assert torch.equal(page.tensor, mem[second[0]].tensor), value
+
+
+@pytest.mark.parametrize("updates", range(6))
+def test_epochs_of_one_input_are_not_taken_for_those_of_another(mem, monkeypatch, updates):
+    for value in range(5):
+        mem.update("x", float(value))
+    arm = once_during(
+        monkeypatch, Definition, "changed", lambda: mem.derive(first_of, "y", name="p")
+    )
+    page = mem.derive(first_of, "x", name="p")
+    mem.update("x", 100.0)
+    arm()
+    _ = page.tensor
+    for value in range(updates):
+        mem.update("y", 50.0 + value)
+    assert torch.equal(page.tensor, mem["y"].tensor)
+
+
+def first_of(value, *_):
+    return value + 0
+
+
+# puzzles
+
+
 class Puzzle:
     """Pages that read what other pages' values tell them to; some fail for some values."""
 
@@ -587,21 +689,39 @@ class Puzzle:
     def _full(self, name):
         return self.state[name] if name in self.state else self.value(self._full, name)
 
+    def declare(self, mem, kind):
+        """Its pages in a memory."""
+        value = functools.partial(Puzzle.value, Plans(self.plans))
+
+        def function(memory, page):
+            return torch.tensor(value(lambda n: int(memory[n].tensor), page.metadata["name"]))
+
+        mmsb.register_recomputation(kind, function)
+        for name, number in self.state.items():
+            mem.page(name, torch.tensor(number))
+        for name in self.plans:
+            mem.page(name, kind=kind, metadata={"name": name})
+
+    def work(self, mem, seed, end):
+        """What one of several threads does until `end`."""
+        chance = random.Random(seed)
+        while time.monotonic() < end:
+            name = chance.choice(list(self.plans))
+            with contextlib.suppress(mmsb.RecipeError):
+                if seed < 2:
+                    mem.update(chance.choice(list(self.state)), chance.randrange(6))
+                if seed == 5:
+                    mem.propagate()
+                elif seed == 6:
+                    assert 0 <= int(mem.at(mem.tx)[name]) < 6
+                else:
+                    assert 0 <= int(mem[name].tensor) < 6
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_kinds_equal_full_recomputation(mem, kind, seed):
     puzzle = Puzzle(seed)
-
-    def function(memory, page):
-        read = lambda name: int(memory[name].tensor)
-        return torch.tensor(puzzle_value(read, page.metadata["name"]))
-
-    puzzle_value = functools.partial(Puzzle.value, Plans(puzzle.plans))
-    mmsb.register_recomputation(kind, function)
-    for name, value in puzzle.state.items():
-        mem.page(name, torch.tensor(value))
-    for name in puzzle.plans:
-        mem.page(name, kind=kind, metadata={"name": name})
+    puzzle.declare(mem, kind)
     for _ in range(40):
         root = puzzle.chance.choice(list(puzzle.state))
         puzzle.state[root] = puzzle.chance.randrange(6)
@@ -620,3 +740,34 @@ class Plans:
 
     def __init__(self, plans):
         self.plans = plans
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(2))
+def test_random_kinds_in_many_threads(mem, kind, seed):
+    """Nobody waits for ever, nothing unexpected is raised, and in the end everything is right."""
+    puzzle, errors = Puzzle(seed), []
+    puzzle.declare(mem, kind)
+
+    def work(number, end):
+        try:
+            puzzle.work(mem, number, end)
+        except BaseException as error:
+            errors.append(error)
+
+    end = time.monotonic() + 2.0
+    threads = [threading.Thread(target=work, args=(i, end), daemon=True) for i in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(15)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+    puzzle.state = {name: int(mem[name].tensor) for name in puzzle.state}
+    for name in puzzle.plans:
+        wanted = puzzle.full(name)
+        if wanted is None:
+            with pytest.raises(mmsb.RecipeError, match="ArithmeticError"):
+                _ = mem[name].tensor
+        else:
+            assert int(mem[name].tensor) == wanted

@@ -1,0 +1,59 @@
+"""Keeping a memory on disk: writing checkpoints, and filling a memory from one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mmsb_torch.errors import StoreError
+from mmsb_torch.memory import registry
+from mmsb_torch.runtime.store import CheckpointInfo, Snapshot
+from mmsb_torch.types import EventType
+
+if TYPE_CHECKING:
+    from mmsb_torch.memory.memory import Memory
+
+
+def checkpoint(
+    memory: Memory, keep: int | None, progress: Callable[[int, int], None] | None
+) -> CheckpointInfo:
+    """What `Memory.checkpoint` does; one at a time, beside readers and writers."""
+    store, router = memory._store, memory._router  # noqa: SLF001 - one facade
+    if store is None:
+        raise StoreError(
+            "this memory lives in RAM only: expected one opened with a path, "
+            "mmsb.open('run.mmsb'). mmsb.mmsb_stop(mem, checkpoint_path=...) writes one file."
+        )
+    with memory._checkpointing:  # noqa: SLF001
+        _, computed = _progress(memory)
+        snapshot, epochs = registry.capture(memory._engine)  # noqa: SLF001
+        info = store.write_checkpoint(snapshot, progress=progress)
+        memory._checkpointed = (snapshot.tx, computed)  # noqa: SLF001
+        for entry in router.table:
+            if entry.info.id in epochs:
+                entry.journal.checkpoint = epochs[entry.info.id]
+        if keep is not None:
+            store.retain(keep)
+    router.events.emit(
+        EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
+    )
+    return info
+
+
+def checkpoint_if_changed(memory: Memory) -> None:
+    """Write a checkpoint unless the last one holds all there is, or nobody may write."""
+    store = memory._store  # noqa: SLF001
+    if store is not None and store.writable and memory._checkpointed != _progress(memory):  # noqa: SLF001
+        checkpoint(memory, None, None)
+
+
+def load(memory: Memory, snapshot: Snapshot) -> None:
+    """Fill a memory that was just made with a checkpoint's pages."""
+    assert memory._store is not None  # noqa: SLF001
+    registry.restore_pages(memory._engine, snapshot, repr(str(memory._store.path)))  # noqa: SLF001
+    memory._checkpointed = _progress(memory)  # noqa: SLF001
+
+
+def _progress(memory: Memory) -> tuple[int, int]:
+    """What a checkpoint would hold that an earlier one may not: commits and computations."""
+    return memory._router.tx, memory._engine.counts.recomputed  # noqa: SLF001
