@@ -33,9 +33,11 @@ def resolve_device(device: torch.device | str | PageLocation | None) -> torch.de
             "unified memory pages are not built yet; expected device 'cpu' or 'cuda'. "
             "Use device='cpu' for pages that the CPU reads most, 'cuda' otherwise."
         )
-    name: torch.device | str = device.value if isinstance(device, PageLocation) else device or "cpu"
+    name = device.value if isinstance(device, PageLocation) else device
     try:
-        found = torch.device(name)
+        if name is not None and not isinstance(name, torch.device | str):
+            raise TypeError(f"a {type(name).__name__}")
+        found = torch.device("cpu" if name is None else name)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedLocationError(
             f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'"

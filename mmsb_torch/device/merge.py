@@ -15,7 +15,7 @@ from torch import Tensor
 from mmsb_torch.device.packing import unpack_mask
 from mmsb_torch.device.words import flat_words, words
 
-# index_copy_ moves the bits of these as they are; every other dtype goes through its words
+# index_copy_ and where move the bits of these as they are; other dtypes go through their words
 _INDEXABLE = frozenset(
     {
         torch.bool,
@@ -98,6 +98,9 @@ def delta_merge_bits(base: Tensor, values: Tensor, bits: Tensor) -> None:
 def merge_mask_cpu(base: Tensor, values: Tensor, mask: Tensor) -> None:
     """`delta_merge` on the CPU: the form is chosen by the mask's size and density."""
     total = mask.numel()
+    if base.dtype in _INDEXABLE and total < _SMALL:
+        torch.where(mask, values, base, out=base)
+        return
     to, new = words(base), words(values)
     if to.dim() > mask.dim():  # 16-byte dtypes: two words an element
         mask = mask.unsqueeze(-1).expand_as(to).contiguous()

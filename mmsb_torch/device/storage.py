@@ -7,6 +7,7 @@ slower: each write then goes into a fresh or recycled buffer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -16,25 +17,29 @@ _count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", No
 
 
 def _uses(tensor: Tensor) -> int:
+    """References to the memory: by tensors, and by Python's one handle on it."""
     assert _count is not None
-    return _count(tensor.untyped_storage()._cdata)  # noqa: SLF001 - probed below
+    storage = tensor.untyped_storage()
+    return _count(storage._cdata) + sys.getrefcount(storage)  # noqa: SLF001 - probed below
 
 
 def _answers_well() -> bool:
     if _count is None:
         return False
-    alone = torch.empty(2)
+    alone = torch.empty(2, device="cpu")
     before = _uses(alone)
     alias = alone.detach()
     during = _uses(alone)
     array = alone.numpy()
     with_array = _uses(alone)
-    del alias, array
-    return before < during < with_array and _uses(alone) == before
+    handle = alone.untyped_storage()
+    with_handle = _uses(alone)
+    del alias, array, handle
+    return before < during < with_array < with_handle and _uses(alone) == before
 
 
 _known = _answers_well()
-_ALONE = _uses(torch.empty(1)) if _known else 0
+_ALONE = _uses(torch.empty(1, device="cpu")) if _known else 0
 
 
 def held_elsewhere(tensor: Tensor) -> bool:

@@ -149,18 +149,22 @@ class Engine:
         pull = Pull(self.router.tx, self.world)
         failures: list[Exception] = []
         failed: set[int] = set()
-        with plain_torch():
-            for node in self.topology.order(targets):
-                if failed and any(entry.info.id in failed for entry in node.inputs):
-                    failed.add(node.id)
-                    continue
-                try:
-                    self._settle(node, pull)
-                except MMSBError as error:
-                    if not keep_going:
-                        raise
-                    failures.append(error)
-                    failed.add(node.id)
+        try:
+            with plain_torch():
+                for node in self.topology.order(targets):
+                    if failed and any(entry.info.id in failed for entry in node.inputs):
+                        failed.add(node.id)
+                        continue
+                    try:
+                        self._settle(node, pull)
+                    except MMSBError as error:
+                        if not keep_going:
+                            raise
+                        failures.append(error)
+                        failed.add(node.id)
+        finally:
+            for kind, fields in pull.told:
+                self.router.events.emit(kind, fields)
         return failures
 
     def _settle(self, node: Node, pull: Pull) -> None:
@@ -184,8 +188,6 @@ class Engine:
             if flight is not None:
                 flight.land()
         pull.stirred.add(node.id)
-        if self.router.events.listening:
-            self._tell_recomputed(node)
 
     def _input_epochs(self, node: Node, pull: Pull) -> tuple[int, ...]:
         epochs = pull.epochs
@@ -224,7 +226,7 @@ class Engine:
             pull.stirred.add(node.id)
             self.counts.cut_off += 1
             node.outcome = Outcome.without_run("cut off", pull.tx)
-            self.router.events.emit(EventType.CUT_OFF, {"page": node.name, "tx": pull.tx})
+            pull.told.append((EventType.CUT_OFF, {"page": node.name, "tx": pull.tx}))
         node.as_of, node.world = max(pull.tx, node.as_of), pull.world
         self._look(node)
 
@@ -256,15 +258,14 @@ class Engine:
         if recipe is None:
             raise not_loaded(node, epochs)
         if reason is not None and recipe.changed() is not None:
-            recipe = self._refresh(node, recipe, reason)
-            pull.world = self.world
+            recipe = self._refresh(node, recipe, reason, pull)
         values = [self._value_at(entry, pull.tx, epochs[entry]) for entry in recipe.inputs]
-        frame = Frame(self, self, node, pull.tx)
+        frame = Frame(self, self, node, pull.tx, pull.told)
         began = time.perf_counter()
         try:
             value = adopt(self._run(node, recipe, values, frame), node.name)
         except Exception as error:
-            raise self._failed(node, error, pull.tx) from error
+            raise self._failed(node, error, pull) from error
         seconds = time.perf_counter() - began
         if node.recipe is not recipe:
             raise _Restart  # the page was declared anew meanwhile
@@ -275,14 +276,15 @@ class Engine:
         run = Run(value, seen, code, reason, seconds)
         self._publish(node, run, pull)
 
-    def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
+    def _refresh(self, node: Node, recipe: Recipe, reason: str, pull: Pull) -> Recipe:
         """Take note of changed code: whoever depended on the old is looked at again."""
         node.recipe = recipe.refreshed()
         with self.topology.lock:
             self.topology.version += 1
             self.world += 1
+        pull.world = self.world
         fields = {"page": node.name, "reason": reason, "world": self.world}
-        self.router.events.emit(EventType.WORLD_CHANGED, fields)
+        pull.told.append((EventType.WORLD_CHANGED, fields))
         return node.recipe
 
     def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
@@ -331,20 +333,9 @@ class Engine:
         self.counts.recomputed += 1
         self.counts.unchanged += what == "unchanged"
         self.counts.seconds += run.seconds
-
-    def _tell_recomputed(self, node: Node) -> None:
-        outcome = node.outcome
-        if outcome is not None:
-            self.router.events.emit(
-                EventType.RECOMPUTED,
-                {
-                    "page": node.name,
-                    "tx": outcome.tx,
-                    "what": outcome.what,
-                    "region": str(outcome.region),
-                    "seconds": outcome.seconds,
-                },
-            )
+        if self.router.events.listening:
+            fields = {"page": node.name, "tx": pull.tx, "what": what, "region": str(region)}
+            pull.told.append((EventType.RECOMPUTED, {**fields, "seconds": run.seconds}))
 
     def _note_reads(self, node: Node, frame: Frame) -> None:
         if not frame.reads and node.inputs is node.declared:
@@ -373,7 +364,7 @@ class Engine:
             if epoch < 0:
                 raise _Restart  # the page was made after this pull began
             return self.router.read_at(entry, frame.tx)
-        pull = Pull(frame.tx, self.world)
+        pull = Pull(frame.tx, self.world, frame.told)
         for item in self.topology.order([node]):
             self._settle(item, pull)
         frame.reads[entry] = pull.epochs[node.id]
@@ -388,13 +379,12 @@ class Engine:
             node.inputs = (*node.inputs, entry)
             self.topology.version += 1
 
-    def _failed(self, node: Node, error: Exception, tx: int) -> MMSBError:
+    def _failed(self, node: Node, error: Exception, pull: Pull) -> MMSBError:
         """Note a failure: the page stays stale, and the next read tries again."""
-        raised = recipe_failure(node, error, tx)
+        raised = recipe_failure(node, error, pull.tx)
         self.counts.failed += 1
         node.error = raised
-        node.outcome = Outcome.without_run("failed", tx, said(error))
-        self.router.events.emit(
-            EventType.ERROR, {"page": node.name, "tx": tx, "error": said(error)}
-        )
+        node.outcome = Outcome.without_run("failed", pull.tx, said(error))
+        fields = {"page": node.name, "tx": pull.tx, "error": said(error)}
+        pull.told.append((EventType.ERROR, fields))
         return raised

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mmsb_torch.errors import CycleDetectedError, MMSBError, RecipeError, RecipeNotLoadedError
 from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
+from mmsb_torch.types import EventType
+
+Told = list[tuple[EventType, dict[str, Any]]]
 
 
 class Pull:
     """One look at the graph: a moment, and what was found out about it so far."""
 
-    __slots__ = ("epochs", "reasons", "stirred", "tx", "world")
+    __slots__ = ("epochs", "reasons", "stirred", "told", "tx", "world")
 
-    def __init__(self, tx: int, world: int) -> None:
+    def __init__(self, tx: int, world: int, told: Told | None = None) -> None:
         self.tx = tx
         self.world = world
+        self.told: Told = [] if told is None else told
+        """What subscribers are told when the pull is over and no page is half done."""
         self.epochs: dict[int, int] = {}
         """Page id -> the epoch that is right for the moment."""
         self.reasons: dict[int, str | None] = {}

@@ -19,6 +19,7 @@ from mmsb_torch.device import (
 )
 from mmsb_torch.errors import RecipeError
 from mmsb_torch.graph.node import Node
+from mmsb_torch.graph.pull import Told
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import Region
 
@@ -34,9 +35,12 @@ class Reader(Protocol):
 class Frame:
     """One run of a recipe: the moment it sees, and the pages it was seen to read."""
 
-    __slots__ = ("engine", "node", "reader", "reads", "tx")
+    __slots__ = ("engine", "node", "reader", "reads", "told", "tx")
 
-    def __init__(self, engine: object, reader: Reader, node: Node, tx: int) -> None:
+    def __init__(
+        self, engine: object, reader: Reader, node: Node, tx: int, told: Told | None = None
+    ) -> None:
+        self.told = told
         self.engine = engine
         self.reader = reader
         self.node = node

@@ -105,7 +105,10 @@ class Memory:
             if existing is not None:
                 return existing
             number = table.take_id(page_id)
-            return self._router.create(making.new_info(number, name, first, metadata), first)
+            entry = self._router.create(making.new_info(number, name, first, metadata), first)
+        fields = {"page": name, "tx": entry.tx, "spec": str(entry.spec)}
+        self._router.events.emit(EventType.PAGE_CREATED, fields)
+        return entry
 
     def __getitem__(self, key: str | int) -> Page:
         """The page of a name or id; PageNotFoundError if there is none."""

@@ -62,6 +62,13 @@ class Event(NamedTuple):
                 f"the event's payload should have {length} bytes, found {len(payload)}"
             )
         try:
-            return cls(EventType(kind), time_ns, json.loads(payload))
-        except ValueError as error:
+            fields = json.loads(payload, parse_constant=_refuse)
+            if not isinstance(fields, dict):
+                raise ValueError(f"its fields are a {type(fields).__name__}")
+            return cls(EventType(kind), time_ns, fields)
+        except (ValueError, RecursionError) as error:
             raise SerializationError(f"not an event: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -138,18 +138,17 @@ class Region(NamedTuple):
         return Region.where(mask).compact()
 
     def compact(self) -> Region:
-        """The same elements in the form that takes the fewest bytes."""
+        """The same elements as rows if they are whole rows, else as indices or bits, what is less.
+
+        Rows take the fewest bytes but for pages of very narrow rows with most of them inside.
+        """
         if self.index is None:
             return self
-        mask = self.mask()
-        rows = _whole_rows(mask)
-        sizes = {Form.ELEMENTS: self.count * 8, Form.BITS: (mask.numel() + 7) // 8}
+        mask = self.index if self.form is Form.MASK else self.mask()
+        rows = _whole_rows(mask, self.count)
         if rows is not None:
-            sizes[Form.ROWS] = rows.numel() * 8
-        best = min(sizes, key=lambda form: (sizes[form], form.value != "rows"))
-        if best is Form.ROWS and rows is not None:
             return Region.rows(self.shape, rows)
-        if best is Form.ELEMENTS:
+        if self.count * 8 <= (mask.numel() + 7) // 8:
             return Region.elements(self.shape, mask.view(-1).nonzero().view(-1))
         return Region(Form.BITS, self.shape, pack_mask(mask), self.count)
 
@@ -205,9 +204,15 @@ def _count(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.numpy()))
 
 
-def _whole_rows(mask: Tensor) -> Tensor | None:
-    """The rows that are all True, if every other row is all False; else None."""
-    if mask.dim() == 0 or mask.numel() == 0:
+def _whole_rows(mask: Tensor, count: int) -> Tensor | None:
+    """The rows that are all True, if every other row is all False; else None.
+
+    `count` is the number of True elements: most masks are told apart by it alone.
+    """
+    width = math.prod(mask.shape[1:])
+    if mask.dim() == 0 or mask.numel() == 0 or count % width:
+        return None
+    if int(mask.view(mask.shape[0], -1)[:, 0].sum()) != count // width:
         return None
     flat = mask.view(mask.shape[0], -1)
     some = flat.any(1)

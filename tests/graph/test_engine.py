@@ -259,6 +259,29 @@ def test_a_page_of_two_pages_that_change_at_each_read_comes_to_an_end(mem, spy):
     assert spy.taken() == ["counted"]
 
 
+def test_a_subscriber_that_edits_during_a_pull_mixes_no_moments(mem):
+    """It edits `x` between two pages of one pull: the pull's own page is of one moment."""
+    mem.derive(lambda x: x.sign(), name="sign")
+    mem.derive(lambda sign: sign + 0, name="same")
+    mem.derive(lambda x: x * 1, name="one")
+    mem.derive(lambda x, same, one: same - one.sign() + same - x.sign(), name="zero")
+    mem.update("x", 1.0)
+    assert not mem["zero"].tensor.any()
+    values = [-1.0, 5.0, -7.0, -8.0, 9.0]
+
+    def edit(event):
+        if values:
+            mem.update("x", values.pop())
+            _ = mem["same"].tensor, mem["one"].tensor
+
+    mem.subscribe(edit, [mmsb.EventType.RECOMPUTED, mmsb.EventType.CUT_OFF])
+    for value in (2.0, 3.0, -4.0, 5.0):
+        mem.update("x", value)
+        assert not mem["zero"].tensor.any()
+        assert not mem["zero"].tensor.any()
+    assert values == []
+
+
 # what comes out
 
 

@@ -388,6 +388,27 @@ def test_getting_the_page_by_its_kind_inside_the_recipe_comes_to_an_end(mem):
     assert torch.equal(page.tensor, torch.arange(4.0) + 1)
 
 
+def test_what_a_subscriber_reads_is_no_input_of_the_recipe_at_work(mem, kind):
+    heard = []
+
+    def look(event):
+        heard.append(int(mem["s"].tensor))
+        mem.update("noted", float(len(heard)))
+
+    mem.page("noted", torch.tensor(0.0))
+    mem.derive(lambda x: x * 2, name="double")
+    kind(mem, "k", lambda memory, _: memory["double"].tensor + 1)
+    mem.subscribe(look, [mmsb.EventType.RECOMPUTED])
+    for value in (1.0, 2.0):
+        mem.update("x", value)
+        assert mem["k"].tensor[0] == 2 * value + 1
+    assert len(heard) == 4
+    assert mem["noted"].tensor == 4
+    assert mem.graph.ancestors("k") == ["x", "double"]
+    mem.update("s", 5)
+    assert mem.propagate() == []
+
+
 # edges that move while others read
 
 

@@ -56,6 +56,15 @@ def mem():
         yield memory
 
 
+@pytest.fixture
+def stored(tmp_path):
+    """A memory on disk, closed whatever happens."""
+    with mmsb.open(tmp_path / "run.mmsb") as memory:
+        memory.page("x", torch.zeros(4))
+        memory.page("y", torch.zeros(4))
+        yield memory
+
+
 @pytest.fixture(autouse=True)
 def frequent_switches():
     before = sys.getswitchinterval()
@@ -215,9 +224,8 @@ class Everything:
             assert torch.equal(mem[page].tensor, wanted), page
 
 
-def test_eight_threads_at_everything_lose_nothing(tmp_path, team):
-    path = tmp_path / "run.mmsb"
-    mem = mmsb.open(path)
+def test_eight_threads_at_everything_lose_nothing(stored, tmp_path, team):
+    mem = stored
     everything = Everything(mem)
     for row in range(8):
         team.start(lambda row=row: everything.work(row))
@@ -228,7 +236,7 @@ def test_eight_threads_at_everything_lose_nothing(tmp_path, team):
     assert mem["total"].tensor == mem["others"].tensor.sum()
     names = set(mem)
     mem.close()
-    with mmsb.open(path) as again:
+    with mmsb.open(tmp_path / "run.mmsb") as again:
         assert set(again) == names
         everything.check(again)
 
@@ -442,10 +450,33 @@ def test_one_thread_computes_and_the_others_wait(mem, team, spy):
         assert spy.count("slow") == round_ + 1
 
 
-def test_no_lock_is_held_while_a_recipe_runs(tmp_path, team, spy):
-    mem = mmsb.open(tmp_path / "run.mmsb")
-    mem.page("x", torch.zeros(4))
-    mem.page("y", torch.zeros(4))
+def test_who_waits_for_an_interrupted_thread_computes_itself(mem, team, spy):
+    page = mem.derive(reporting("p"), "x", name="p")
+    gate, found = Gate(), []
+
+    def interrupt():
+        if not gate.reached.is_set():
+            gate()
+            raise KeyboardInterrupt
+
+    def first():
+        with pytest.raises(KeyboardInterrupt):
+            _ = page.tensor
+
+    spy.act["p"] = interrupt
+    team.start(first)
+    gate.wait()
+    for _ in range(3):
+        team.start(lambda: found.append(float(page.tensor[0])))
+    time.sleep(0.05)
+    gate.open()
+    team.finish()
+    assert found == [0.0] * 3
+    assert spy.count("p") == 2
+
+
+def test_no_lock_is_held_while_a_recipe_runs(stored, team, spy):
+    mem = stored
     mem.derive(reporting("waits"), "x", name="waits")
     mem.derive(lambda waits: waits + 1, name="below")
     mem.derive(lambda y: y + 1, name="other")
@@ -485,7 +516,6 @@ def test_no_lock_is_held_while_a_recipe_runs(tmp_path, team, spy):
     team.finish()
     assert mem["below"].tensor[0] == 1
     assert mem["waits"].tensor[0] == 0
-    mem.close()
 
 
 def reporting(name, *more):
@@ -749,9 +779,9 @@ def happen(mem, patch):
 
 @pytest.mark.parametrize("make", [Busy, Delegating], ids=["itself", "another thread"])
 @pytest.mark.parametrize("kind_of_event", list(EventType), ids=lambda e: e.name.lower())
-def test_subscribers_run_under_no_lock(tmp_path, team, monkeypatch, kind_of_event, make):
-    mem = mmsb.open(tmp_path / "run.mmsb")
-    mem.page("x", torch.ones(4))
+def test_subscribers_run_under_no_lock(stored, team, monkeypatch, kind_of_event, make):
+    mem = stored
+    mem.update("x", 1.0)
     mem.page("noted", torch.tensor(0.0))
     mem.derive(rated)
     mem.derive(lambda rated: rated.sign(), name="signs")
@@ -765,48 +795,3 @@ def test_subscribers_run_under_no_lock(tmp_path, team, monkeypatch, kind_of_even
     assert mem["noted"].tensor == len(busy.heard) + 1
     assert torch.equal(mem["rated"].tensor, torch.full((4,), 8.0))
     assert torch.equal(mem["below"].tensor, torch.full((4,), 2.0))
-    mem.close()
-
-
-def test_a_subscriber_that_edits_during_a_pull_mixes_no_moments(mem, spy):
-    """It edits `x` between two pages of one pull: the pull's own page is of one moment."""
-    mem.derive(lambda x: x.sign(), name="sign")
-    mem.derive(lambda sign: sign + 0, name="same")
-    mem.derive(lambda x: x * 1, name="one")
-    mem.derive(lambda x, same, one: same - one.sign() + same - x.sign(), name="zero")
-    mem.update("x", 1.0)
-    assert not mem["zero"].tensor.any()
-    values = [-1.0, 5.0, -7.0, -8.0, 9.0]
-
-    def edit(event):
-        if values:
-            mem.update("x", values.pop())
-            _ = mem["same"].tensor, mem["one"].tensor
-
-    mem.subscribe(edit, [EventType.RECOMPUTED, EventType.CUT_OFF])
-    for value in (2.0, 3.0, -4.0, 5.0):
-        mem.update("x", value)
-        assert not mem["zero"].tensor.any()
-        assert not mem["zero"].tensor.any()
-    assert values == []
-
-
-def test_what_a_subscriber_reads_is_no_input_of_the_recipe_at_work(mem, kind):
-    heard = []
-
-    def look(event):
-        heard.append(mem["y"].tensor[0])
-        mem.update("noted", float(len(heard)))
-
-    mem.page("noted", torch.tensor(0.0))
-    mem.derive(lambda x: x * 2, name="double")
-    kind(mem, "k", lambda memory, _: memory["double"].tensor + 1)
-    mem.subscribe(look, [EventType.RECOMPUTED])
-    for value in (1.0, 2.0):
-        mem.update("x", value)
-        assert mem["k"].tensor[0] == 2 * value + 1
-    assert len(heard) == 4
-    assert mem["noted"].tensor == 4
-    assert mem.graph.ancestors("k") == ["x", "double"]
-    mem.update("y", 5.0)
-    assert mem.propagate() == []

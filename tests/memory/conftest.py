@@ -219,3 +219,27 @@ def ab(mem):
     mem.page("a", torch.arange(15.0).view(5, 3))
     mem.page("b", torch.arange(4))
     return mem
+
+
+@pytest.fixture
+def twin(ab):
+    """A second memory with the pages of `ab`."""
+    with mmsb.open() as memory:
+        memory.page("a", ab["a"].clone())
+        memory.page("b", ab["b"].clone())
+        yield memory
+
+
+CONTEXTS = {
+    "inference": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "grad": torch.enable_grad,
+    "meta by default": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture(params=CONTEXTS.values(), ids=CONTEXTS.keys())
+def context(request):
+    """Makes a context that users may be in when they call."""
+    return request.param

@@ -9,6 +9,7 @@ import torch
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import flat_words, from_words, same_bits, words
+from mmsb_torch.runtime.state import journal
 from mmsb_torch.testing import DTYPES
 
 SHAPES = [(), (0,), (3,), (2, 0, 3), (5, 7)]
@@ -518,7 +519,9 @@ def test_the_mask_collects_what_deltas_touched(ab):
     assert bool(ab["a"].mask.all())
 
 
-def test_a_checkpoint_empties_the_mask_of_what_it_holds(path):
+def test_a_checkpoint_empties_the_mask_of_what_it_holds(path, monkeypatch):
+    monkeypatch.setattr(journal, "_LONGEST", 32)
+    monkeypatch.setattr(journal, "_COALESCED", 24)
     with mmsb.open(path) as memory:
         page = memory.page("x", torch.zeros(200))
         for row in range(10):
@@ -530,7 +533,9 @@ def test_a_checkpoint_empties_the_mask_of_what_it_holds(path):
         assert page.mask.nonzero().view(-1).tolist() == list(range(90, 190))
 
 
-def test_the_mask_is_exact_when_updates_arrive_while_a_checkpoint_is_written(path):
+def test_the_mask_is_exact_when_updates_arrive_while_a_checkpoint_is_written(path, monkeypatch):
+    monkeypatch.setattr(journal, "_LONGEST", 32)
+    monkeypatch.setattr(journal, "_COALESCED", 24)
     with mmsb.open(path) as memory:
         page = memory.page("x", torch.zeros(200))
         for row in range(10):

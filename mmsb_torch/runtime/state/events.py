@@ -15,6 +15,14 @@ _logger = logging.getLogger("mmsb_torch")
 Subscriber = Callable[[Event], None]
 
 
+class _Subscription:
+    __slots__ = ("subscriber", "types")
+
+    def __init__(self, subscriber: Subscriber, types: frozenset[EventType]) -> None:
+        self.subscriber = subscriber
+        self.types = types
+
+
 class EventBus:
     """Delivers events to subscribers, on the thread where they happened, under no lock.
 
@@ -23,7 +31,7 @@ class EventBus:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._subscribers: tuple[tuple[Subscriber, frozenset[EventType]], ...] = ()
+        self._subscribers: tuple[_Subscription, ...] = ()
 
     @property
     def listening(self) -> bool:
@@ -34,27 +42,27 @@ class EventBus:
         self, subscriber: Subscriber, types: Iterable[EventType] | None = None
     ) -> Callable[[], None]:
         """Call `subscriber(event)` for each event (of `types`); returns what ends it."""
-        wanted = frozenset(EventType if types is None else types)
+        subscription = _Subscription(subscriber, frozenset(EventType if types is None else types))
         with self._lock:
-            self._subscribers = (*self._subscribers, (subscriber, wanted))
-        return lambda: self._remove(subscriber)
+            self._subscribers = (*self._subscribers, subscription)
+        return lambda: self._remove(subscription)
 
     def emit(self, kind: EventType, fields: Mapping[str, Any]) -> None:
         """Tell every subscriber of `kind`. No lock may be held by the caller."""
         if not self._subscribers:
             return
         event = Event(kind, time.time_ns(), fields)
-        for subscriber, wanted in self._subscribers:
-            if kind not in wanted:
+        for subscription in self._subscribers:
+            if kind not in subscription.types:
                 continue
             try:
-                subscriber(event)
+                subscription.subscriber(event)
             except Exception:
-                self._remove(subscriber)
-                _logger.exception("event subscriber %r raised and was removed", subscriber)
+                self._remove(subscription)
+                _logger.exception(
+                    "event subscriber %r raised and was removed", subscription.subscriber
+                )
 
-    def _remove(self, subscriber: Subscriber) -> None:
+    def _remove(self, subscription: _Subscription) -> None:
         with self._lock:
-            self._subscribers = tuple(
-                item for item in self._subscribers if item[0] is not subscriber
-            )
+            self._subscribers = tuple(s for s in self._subscribers if s is not subscription)

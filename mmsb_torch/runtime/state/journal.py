@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mmsb_torch.types import Region
 
-_LONGEST = 64
-_COALESCED = 32
+_LONGEST = 512
+_COALESCED = 384  # many at a time: one union of many costs little more than of two
 
 
 class Journal:

@@ -91,7 +91,10 @@ class Router:
         return not before
 
     def create(self, info: PageInfo, values: Tensor) -> Entry:
-        """Make a page whose first value is `values` (adopted), as a transaction of its own."""
+        """Make a page whose first value is `values` (adopted), as a transaction of its own.
+
+        The caller holds `creating`, and tells subscribers when it let go.
+        """
         self.check_writable()
         region = Region.all(tuple(values.shape))
         delta = Delta(next_delta_id(), info.id, -1, region, values, info.created_ns, "create")
@@ -106,9 +109,6 @@ class Router:
                 self.log.append(record)
                 entry.put(values.detach(), shared=True)
                 entry.tx = self.tx = record.tx
-        self.events.emit(
-            EventType.PAGE_CREATED, {"page": info.name, "tx": record.tx, "spec": str(info.spec)}
-        )
         return entry
 
     def commit(
@@ -136,8 +136,7 @@ class Router:
                 nothing was changed.
         """
         self.check_writable()
-        find = self.table.find
-        entries = [find(delta.page_id) for delta in deltas]
+        find, placed = self.table.find, []
         with self._commit:
             if self.closed:
                 self.check_open()
@@ -145,25 +144,26 @@ class Router:
                 raise EpochConflictError(
                     f"the memory is at transaction {self.tx}, expected {only_at}"
                 )
-            placed = []
-            for entry, delta in zip(entries, deltas, strict=True):
+            for delta in deltas:
+                entry = find(delta.page_id)
                 if epochs or not entry.is_unwritten():
                     self._check(entry, epochs)
-                placed.append(delta.at(entry.epoch))
+                placed.append((entry, delta.at(entry.epoch)))
             tx = self.tx + 1
-            record = Transaction(tx, time.time_ns(), (), tuple(placed), label, step, metadata)
+            final = tuple([delta for _, delta in placed])
+            record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
             with self.table.lock:
                 # what can fail (memory for copies) comes before the log, what cannot after it
                 targets = [
                     None if delta.region.form is Form.ALL else entry.writable()
-                    for entry, delta in zip(entries, placed, strict=True)
+                    for entry, delta in placed
                 ]
                 self.log.append(record)
-                for entry, delta, target in zip(entries, placed, targets, strict=True):
+                for (entry, delta), target in zip(placed, targets, strict=True):
                     self._apply(entry, delta, target, tx)
                 self.tx = tx
         if self.events.listening:
-            self._tell(record, entries)
+            self._tell(record, [entry for entry, _ in placed])
         return record
 
     def publish(self, entry: Entry, value: Tensor, region: Region) -> Delta:

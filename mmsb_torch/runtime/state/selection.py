@@ -28,7 +28,7 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         raise InvalidDeltaError(
             f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
         )
-    if type(rows) is Tensor and rows.dtype is torch.int64 and rows.shape == _ONE:
+    if type(rows) is Tensor and rows.dtype is torch.int64 and rows.shape == _ONE and rows.is_cpu:
         return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
     if isinstance(rows, slice):
         rows = range(*rows.indices(spec.shape[0]))
@@ -75,7 +75,7 @@ def _positions(
 def _integers(name: str, what: str, given: Any) -> Tensor:
     """`given` as a CPU integer tensor (not yet a copy); refuses floats, NaN, bools."""
     if isinstance(given, Tensor):
-        kind, found = given.dtype, str(given.dtype)
+        kind, found = given.dtype, f"{given.dtype} {given.layout} on {given.device}"
         fine = not (kind.is_floating_point or kind.is_complex or kind is torch.bool)
         if fine and given.layout is torch.strided and given.device.type in {"cpu", "cuda"}:
             return given.detach().cpu()
