@@ -56,10 +56,9 @@ def is_own_memory(tensor: Tensor) -> bool:
     False for views of larger memory, for memory borrowed from numpy and the like, and whenever
     somebody else holds the storage.
     """
+    if held_elsewhere(tensor):  # before we hold the storage ourselves
+        return False
     storage = tensor.untyped_storage()
     return (
-        storage.resizable()
-        and tensor.storage_offset() == 0
-        and storage.nbytes() == tensor.nbytes
-        and not held_elsewhere(tensor)
+        storage.resizable() and tensor.storage_offset() == 0 and storage.nbytes() == tensor.nbytes
     )

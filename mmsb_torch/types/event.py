@@ -64,9 +64,9 @@ class Event(NamedTuple):
         try:
             fields = json.loads(payload, parse_constant=_refuse)
             if not isinstance(fields, dict):
-                raise ValueError(f"its fields are a {type(fields).__name__}")
+                raise TypeError(f"its fields are a {type(fields).__name__}")
             return cls(EventType(kind), time_ns, fields)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise SerializationError(f"not an event: {error}") from error
 
 

@@ -28,7 +28,13 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         raise InvalidDeltaError(
             f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
         )
-    if type(rows) is Tensor and rows.dtype is torch.int64 and rows.shape == _ONE and rows.is_cpu:
+    if (
+        type(rows) is Tensor
+        and rows.dtype is torch.int64
+        and rows.shape == _ONE
+        and rows.is_cpu
+        and rows.layout is torch.strided
+    ):
         return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
     if isinstance(rows, slice):
         rows = range(*rows.indices(spec.shape[0]))
