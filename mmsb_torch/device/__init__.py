@@ -18,6 +18,7 @@ from mmsb_torch.device.packing import pack_mask, unpack_mask
 from mmsb_torch.device.storage import held_elsewhere, is_own_memory
 from mmsb_torch.device.words import (
     copy_of,
+    fill,
     flat_words,
     from_words,
     require_dense,
@@ -36,6 +37,7 @@ __all__ = [
     "delta_merge_bits",
     "delta_merge_elements",
     "delta_merge_rows",
+    "fill",
     "flat_words",
     "from_words",
     "held_elsewhere",

@@ -49,6 +49,13 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     return from_words(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device), dtype, shape)
 
 
+def fill(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a new tensor of `shape`, every element of the 0-dim `value`; any dense dtype."""
+    bits = words(copy_of(value))
+    spread = bits.expand(*shape, 2) if value.dtype is torch.complex128 else bits.expand(shape)
+    return from_words(spread.contiguous(), value.dtype, shape)
+
+
 def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     """Return a new tensor of rows `index` (int64 [n]) of a contiguous tensor, bit for bit."""
     taken = words(tensor).index_select(0, index)

@@ -6,7 +6,7 @@ show it to people (`draw` loads when a picture is asked for).
 """
 
 from mmsb_torch.graph.engine import Engine
-from mmsb_torch.graph.explain import Edit, Why, status, why
+from mmsb_torch.graph.explain import Edit, Why, is_right, status, why
 from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.recipes import (
@@ -32,6 +32,7 @@ __all__ = [
     "bind",
     "default_name",
     "is_registered",
+    "is_right",
     "register_recomputation",
     "status",
     "why",

@@ -22,7 +22,7 @@ from mmsb_torch.errors import (
 from mmsb_torch.graph.node import Flight, Node, Outcome
 from mmsb_torch.graph.pull import Counts, Pull, Run, not_loaded, recipe_failure, said
 from mmsb_torch.graph.recipes import Recipe
-from mmsb_torch.graph.running import Frame, Running, adopt, difference, plain_torch
+from mmsb_torch.graph.running import Frame, Running, adopt, dense_result, difference, plain_torch
 from mmsb_torch.graph.topology import Topology
 from mmsb_torch.runtime.state import Entry, Router
 from mmsb_torch.types import EventType, Spec
@@ -48,6 +48,8 @@ class Engine:
         self.world = 0
         """Moves when code changed: quick checks made before no longer count."""
         self.running = Running()
+        self.declarations = 0
+        """How often a page was declared with code that it did not have before."""
         self.counts = Counts()
 
     def read(self, entry: Entry) -> Tensor:
@@ -103,6 +105,7 @@ class Engine:
         with self.topology.lock:
             extra = [entry for entry in node.inputs if entry not in node.declared]
             same = node.code == recipe.digest
+            self.declarations += not same
             inputs = tuple(dict.fromkeys((*recipe.inputs, *(extra if same else ()))))
             if inputs != node.inputs:
                 self.topology.connect(node, inputs)
@@ -263,7 +266,7 @@ class Engine:
         frame = Frame(self, self, node, pull.tx, pull.told)
         began = time.perf_counter()
         try:
-            value = adopt(self._run(node, recipe, values, frame), node.name)
+            value = adopt(self.call(recipe, values, frame))
         except Exception as error:
             raise self._failed(node, error, pull) from error
         seconds = time.perf_counter() - began
@@ -287,28 +290,31 @@ class Engine:
         pull.told.append((EventType.WORLD_CHANGED, fields))
         return node.recipe
 
-    def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
-        """Run the user's function: its reads go to `frame`, and it may change no page."""
-        running, recipes = self.running, self.router.recipes
+    def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> Tensor:
+        """Run the user's function: its reads go to `frame`, and it may change no page.
+
+        Raises:
+            RecipeError: it returned no dense tensor, or wrote into a page that it read.
+        """
+        running, recipes, name = self.running, self.router.recipes, frame.node.name
+        for entry, value in zip(recipe.inputs, values, strict=True):
+            frame.hand(entry, value)
         before, running.frame = running.frame, frame
         recipes.depth += 1
         try:
-            return recipe.run(values)
+            result = dense_result(recipe.run(values), name)
         finally:
             recipes.depth -= 1
             running.frame = before
-
-    def _run(self, node: Node, recipe: Recipe, values: list[Tensor], frame: Frame) -> object:
-        versions = [value._version for value in values]  # noqa: SLF001 - the public counter
-        result = self.call(recipe, values, frame)
-        for entry, value, version in zip(recipe.inputs, values, versions, strict=True):
-            if value._version != version:  # noqa: SLF001
-                self.router.repair(entry)
-                raise RecipeError(
-                    f"the recipe of page {node.name!r} wrote into its input {entry.info.name!r}, "
-                    "whose committed value was put back. Work on input.clone().",
-                    page_id=node.id,
-                )
+            written = frame.written()
+            if written is not None:
+                self.router.repair(written)
+        if written is not None:
+            raise RecipeError(
+                f"the recipe of page {name!r} wrote into its input {written.info.name!r}, "
+                "whose committed value was put back. Work on input.clone().",
+                page_id=frame.node.id,
+            )
         return result
 
     def _publish(self, node: Node, run: Run, pull: Pull) -> None:
@@ -363,12 +369,12 @@ class Engine:
             epoch = frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
             if epoch < 0:
                 raise _Restart  # the page was made after this pull began
-            return self.router.read_at(entry, frame.tx)
+            return frame.hand(entry, self.router.read_at(entry, frame.tx))
         pull = Pull(frame.tx, self.world, frame.told)
         for item in self.topology.order([node]):
             self._settle(item, pull)
         frame.reads[entry] = pull.epochs[node.id]
-        return self._value_at(entry, frame.tx, pull.epochs[node.id])
+        return frame.hand(entry, self._value_at(entry, frame.tx, pull.epochs[node.id]))
 
     def _connect(self, node: Node, entry: Entry) -> None:
         if entry in node.inputs:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
 
+_DEEPEST = 20  # levels of indentation
 _NEXT = {"new": "to be computed at the next read", "unbound": "its recipe is not declared"}
 _PHRASES = {
     "computed": ("computed for the first time", ""),
@@ -36,7 +37,7 @@ class Edit:
         return f"{self.page!r} {done.get(self.source, 'edited')} in transaction {self.tx}{label}: {self.region}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Why:
     """The answer of `mem.why(page)`: print it, or use its fields (`as_dict`)."""
 
@@ -59,22 +60,44 @@ class Why:
     inputs: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
-        """The answer as plain data."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "through"}
-        plain["edits"] = [
-            {name: getattr(edit, name) for name in edit.__slots__} for edit in self.edits
-        ]
-        return {
-            **plain,
-            "inputs": list(self.inputs),
-            "through": [w.as_dict() for w in self.through],
-        }
+        """The answer as plain data: `through` names pages that `behind` describes."""
+        plain = self._fields()
+        plain["behind"] = {page.page: page._fields() for page in self._behind()}
+        return plain
+
+    def _fields(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain["edits"] = [asdict(edit) for edit in self.edits]
+        plain["inputs"] = list(self.inputs)
+        plain["through"] = [page.page for page in self.through]
+        return plain
+
+    def _behind(self) -> list[Why]:
+        found: dict[str, Why] = {}
+        waiting = list(self.through)
+        while waiting:
+            page = waiting.pop()
+            if page.page not in found:
+                found[page.page] = page
+                waiting += page.through
+        return list(found.values())
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        lines: list[str] = []
+        told: set[str] = set()
+        waiting: list[tuple[Why, int]] = [(self, 0)]
+        while waiting:
+            page, depth = waiting.pop()
+            indent = "  " * min(depth, _DEEPEST)
+            if page.page in told:
+                lines.append(f"{indent}{page.page!r}: see above")
+                continue
+            told.add(page.page)
+            lines += page._lines(indent)  # noqa: SLF001
+            waiting += [(via, depth + 1) for via in reversed(page.through)]
+        return "\n".join(lines)
 
-    def lines(self, indent: str = "") -> list[str]:
-        """The text, line by line."""
+    def _lines(self, indent: str) -> list[str]:
         cost = f" in {self.seconds * 1e3:.2f} ms" if self.seconds else ""
         rows = f", changed {self.rows}" if self.rows and self.what != "unchanged" else ""
         before, after = _PHRASES.get(self.what, (self.what, ""))
@@ -82,8 +105,6 @@ class Why:
         if self.reason:
             lines.append(f"{indent}  because {self.reason}")
         lines += [f"{indent}  because {edit}" for edit in self.edits]
-        for via in self.through:
-            lines += via.lines(indent + "  ")
         return lines
 
     def __repr__(self) -> str:
@@ -110,12 +131,12 @@ def status(engine: Engine, node: Node) -> str:
         return "failed"
     if node.entry.tensor is None:
         return "new" if node.recipe is not None else "unbound"
-    if _is_right(engine, node):
+    if is_right(engine, node):
         return "fresh"
     return "stale" if node.recipe is not None else "unbound"
 
 
-def _is_right(engine: Engine, node: Node) -> bool:
+def is_right(engine: Engine, node: Node) -> bool:
     """Whether nothing behind a page changed since its value was computed; runs nothing."""
     if engine.is_fresh(node):
         return True
@@ -134,7 +155,9 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
     state = status(engine, node)
     outcome = node.outcome
     before = dict(zip(node.inputs, node.seen, strict=False))
-    if state in {"fresh", "failed"} and outcome is not None:
+    untracked = node.recipe.untracked if node.recipe is not None else ()
+    moving = node.seen != tuple(entry.content for entry in node.inputs)
+    if outcome is not None and (state in {"fresh", "failed"} or (untracked and not moving)):
         what, reason, seconds = outcome.what, outcome.reason, outcome.seconds
         rows = str(outcome.region) if outcome.region is not None else None
         moved = outcome.moved()
@@ -146,6 +169,8 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
             for entry in node.inputs
             if before.get(entry, -1) != entry.content
         }
+    if untracked and reason is None:
+        reason = f"it refers to {untracked[0]}, which cannot be watched: it runs at every read"
     edits: list[Edit] = []
     through: list[Why] = []
     for entry in dict.fromkeys(node.inputs):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmsb_torch.errors import MMSBError, RecipeError, RecipeNotLoadedError
+from mmsb_torch.errors import PageMutatedError, RecipeNotLoadedError
 from mmsb_torch.graph.engine import Engine
+from mmsb_torch.graph.explain import is_right
 from mmsb_torch.graph.node import Node
+from mmsb_torch.graph.pull import recipe_failure
 from mmsb_torch.graph.running import Frame, adopt, plain_torch
-from mmsb_torch.runtime.state import Entry
+from mmsb_torch.runtime.state import Entry, value_at
 
 
 class Past:
-    """Values of every page as of transaction `tx`.
+    """Values of every page as of transaction `tx`, in memory that no page shares.
 
     Derived pages are those that today's recipes give for the inputs of that moment. Each value is
     computed once and kept. Not thread-safe: one caller at a time.
@@ -21,47 +23,57 @@ class Past:
     def __init__(self, engine: Engine, tx: int) -> None:
         self._engine = engine
         self.tx = tx
-        self._values: dict[int, Tensor] = {}
+        self._values: dict[int, tuple[Tensor, int]] = {}
 
     def value(self, entry: Entry) -> Tensor:
-        """The value of one page then; nobody else writes to it.
+        """A detached alias of one page's value then.
 
         Raises:
             PageNotFoundError: the page (or one it depends on) did not exist then.
             RecipeError, RecipeNotLoadedError: it is derived and cannot be computed.
+            PageMutatedError: somebody wrote to what this returned before.
         """
         topology = self._engine.topology
         node = topology.nodes.get(entry.info.id)
         if node is None:
             return self._root(entry)
         for item in topology.order([node]):
-            if item.id not in self._values:
-                self._values[item.id] = self._derived(item)
-        return self._values[node.id]
+            if item.id not in self._values and (item is node or item.declared):
+                self._keep(item.entry, self._derived(item))
+        return self._kept(entry)
 
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a recipe that runs in this past."""
-        node = self._engine.topology.nodes.get(entry.info.id)
-        if node is not None:
+        if entry.info.id in self._engine.topology.nodes:
             self._engine.topology.check_acyclic(frame.node, entry)
-        return self.value(entry)
+        return frame.hand(entry, self.value(entry))
 
     def _root(self, entry: Entry) -> Tensor:
         if entry.info.id not in self._values:
-            self._values[entry.info.id] = self._engine.router.read_at(entry, self.tx)
-        return self._values[entry.info.id]
+            log = self._engine.router.log
+            self._keep(entry, value_at(log, entry.info.id, self.tx))
+        return self._kept(entry)
+
+    def _keep(self, entry: Entry, value: Tensor) -> None:
+        self._values[entry.info.id] = (value, value._version)  # noqa: SLF001 - the public counter
+
+    def _kept(self, entry: Entry) -> Tensor:
+        value, version = self._values[entry.info.id]
+        if value._version != version:  # noqa: SLF001
+            del self._values[entry.info.id]
+            raise PageMutatedError(
+                f"the value of page {entry.info.name!r} as of transaction {self.tx} was written "
+                "to: it is for reading. Ask for it again, and write to a clone.",
+                page_id=entry.info.id,
+            )
+        return value.detach()
 
     def _derived(self, node: Node) -> Tensor:
         engine = self._engine
-        roots = node.cone.roots if node.cone is not None else None
-        if (
-            roots is not None
-            and all(root.tx <= self.tx for root in roots)
-            and engine.is_fresh(node)
-        ):
+        if self._is_present(node):
             present = engine.router.read_derived(node.entry)
             if present is not None:
-                return present
+                return present.clone()
         recipe = node.recipe
         if recipe is None:
             raise RecipeNotLoadedError(
@@ -70,16 +82,21 @@ class Past:
                 "Declare it again with mem.derive(...).",
                 page_id=node.id,
             )
-        values = [self.value(entry).detach() for entry in recipe.inputs]
+        values = [self.value(entry) for entry in recipe.inputs]
         frame = Frame(engine, self, node, self.tx)
         try:
             with plain_torch():
-                return adopt(engine.call(recipe, values, frame), node.name)
-        except MMSBError:
-            raise
+                return adopt(engine.call(recipe, values, frame))
         except Exception as error:
-            raise RecipeError(
-                f"page {node.name!r}: its recipe {node.label} failed as of transaction {self.tx}: "
-                f"{type(error).__name__}: {error}. The present value is as it was.",
-                page_id=node.id,
-            ) from error
+            for entry in (*recipe.inputs, *frame.reads):
+                self._values.pop(entry.info.id, None)
+            raise recipe_failure(node, error, self.tx) from error
+
+    def _is_present(self, node: Node) -> bool:
+        """Whether the present value is also that of this moment."""
+        nodes = self._engine.topology.nodes
+        for item in self._engine.topology.order([node]):
+            for entry in item.inputs:
+                if entry.info.id not in nodes and entry.tx > self.tx:
+                    return False
+        return is_right(self._engine, node)

@@ -77,7 +77,9 @@ def not_loaded(node: Node, epochs: Mapping[Entry, int]) -> RecipeNotLoadedError:
     """What to raise when a page has to be computed and nobody declared how."""
     before = dict(zip(node.inputs, node.seen, strict=False))
     moved = [e.info.name for e in node.inputs if before.get(e) != epochs.get(e)]
-    why = f"{', '.join(map(repr, moved))} changed" if moved else "it has no value yet"
+    why = f"{', '.join(map(repr, moved))} changed" if moved else "its code had changed"
+    if node.entry.tensor is None:
+        why = "it has no value yet"
     return RecipeNotLoadedError(
         f"page {node.name!r} is stale ({why}), and its recipe {node.label} has not been "
         "declared since the memory was opened. Declare it again with mem.derive(...).",

@@ -35,7 +35,7 @@ class Reader(Protocol):
 class Frame:
     """One run of a recipe: the moment it sees, and the pages it was seen to read."""
 
-    __slots__ = ("engine", "node", "reader", "reads", "told", "tx")
+    __slots__ = ("_handed", "engine", "node", "reader", "reads", "told", "tx")
 
     def __init__(
         self, engine: object, reader: Reader, node: Node, tx: int, told: Told | None = None
@@ -46,6 +46,19 @@ class Frame:
         self.node = node
         self.tx = tx
         self.reads: dict[Entry, int] = {}
+        self._handed: list[tuple[Entry, Tensor, int]] = []
+
+    def hand(self, entry: Entry, value: Tensor) -> Tensor:
+        """Give the recipe a value to read, and note how it was."""
+        self._handed.append((entry, value, value._version))  # noqa: SLF001 - the public counter
+        return value
+
+    def written(self) -> Entry | None:
+        """The first page that the recipe wrote into, if any."""
+        for entry, value, version in self._handed:
+            if value._version != version:  # noqa: SLF001
+                return entry
+        return None
 
 
 class Running(threading.local):
@@ -67,10 +80,8 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
-def adopt(result: object, name: str) -> Tensor:
-    """A recipe's result as memory of our own: detached, contiguous, reachable by nobody else.
-
-    It is copied only when it is a view, is borrowed, or when the recipe kept a hold on it.
+def dense_result(result: object, name: str) -> Tensor:
+    """A detached alias of a recipe's result.
 
     Raises:
         RecipeError: not one dense tensor.
@@ -81,16 +92,23 @@ def adopt(result: object, name: str) -> Tensor:
             f"the recipe of page {name!r} returned {problem}: expected one dense torch.Tensor "
             "on 'cpu' or 'cuda'. Return a tensor; make a derived page for each of several results."
         )
-    value = cast("Tensor", result)
+    return cast("Tensor", result).detach()
+
+
+def adopt(value: Tensor) -> Tensor:
+    """An alias of a recipe's result as memory of our own: contiguous, reachable by nobody else.
+
+    It is copied only when it is a view, is borrowed, or when the recipe kept a hold on it: the
+    tensor object that the recipe returned is gone by now, unless somebody else has it.
+    """
     if (
         value.is_contiguous()
         and not value.is_conj()
         and not value.is_neg()
         and not value.is_inference()
-        and type(value) is Tensor
         and is_own_memory(value)
     ):
-        return value.detach() if value.requires_grad else value
+        return value
     return copy_of(value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsb_torch.errors import TransactionError
+from mmsb_torch.errors import EpochConflictError, TransactionError
 from mmsb_torch.runtime.state import stage
 from mmsb_torch.types import Delta, compose
 
@@ -57,7 +57,13 @@ class Changes:
         before = self._deltas.get(entry.info.id)
         self._deltas[entry.info.id] = delta if before is None else compose(before, delta)
         if epoch is not None:
-            self._epochs[entry.info.id] = epoch
+            expected = self._epochs.setdefault(entry.info.id, epoch)
+            if expected != epoch:
+                raise EpochConflictError(
+                    f"page {entry.info.name!r} cannot be at epoch {expected} and at {epoch}: "
+                    "expect one epoch a page in a transaction.",
+                    page_id=entry.info.id,
+                )
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -76,8 +82,9 @@ class Changes:
             self._state = "abandoned"
             self._deltas.clear()
             return
-        self._state = "committed"
+        self._state = "abandoned"
         if not self._deltas and self._label is None and self._step is None and not self._metadata:
+            self._state = "committed"
             return
         self.number = self._memory._commit(  # noqa: SLF001
             list(self._deltas.values()),
@@ -86,6 +93,7 @@ class Changes:
             metadata=self._metadata,
             epochs=self._epochs,
         )
+        self._state = "committed"
 
     def __repr__(self) -> str:
         return f"<Changes {self._state}: {len(self._deltas)} pages>"

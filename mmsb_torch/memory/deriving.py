@@ -31,7 +31,8 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
             raise InvalidRecipeError("mem.derive(None, ...): expected a callable first")
         return lambda decorated: derive(memory, decorated, (), options)
     options = dict(options)
-    name = options.pop("name", None) or default_name(function)
+    name = options.pop("name", None)
+    name = default_name(function) if name is None else making.check_name(name)
     metadata = options.pop("metadata", None)
     if name is None:
         raise InvalidRecipeError(
@@ -48,6 +49,8 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
 
 def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:
     """Make (or bind again) a derived page of a registered kind."""
+    if not isinstance(kind, str):
+        raise InvalidRecipeError(f"page {name!r}: a kind is a string, found {kind!r}")
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
     if existing is None:
         entry = _new_entry(memory, name, metadata)
@@ -95,6 +98,7 @@ def _enter(memory: Memory, entry: Entry, recipe: Recipe) -> Entry:
         if there is None:
             router.table.add(entry)
             topology.add(Node(entry, recipe, recipe.inputs))
+            memory._engine.declarations += 1  # noqa: SLF001
     if there is not None:  # another thread declared it meanwhile
         return declare(memory, entry.info.name, recipe, None)
     router.events.emit(

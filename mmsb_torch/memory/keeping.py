@@ -24,11 +24,13 @@ def checkpoint(
             "this memory lives in RAM only: expected one opened with a path, "
             "mmsb.open('run.mmsb'). mmsb.mmsb_stop(mem, checkpoint_path=...) writes one file."
         )
+    if keep is not None and (type(keep) is not int or keep < 1):
+        raise StoreError(f"keep={keep!r}: expected how many checkpoints to keep, an integer from 1")
     with memory._checkpointing:  # noqa: SLF001
-        _, computed = _progress(memory)
+        before = _progress(memory)
         snapshot, epochs = registry.capture(memory._engine)  # noqa: SLF001
         info = store.write_checkpoint(snapshot, progress=progress)
-        memory._checkpointed = (snapshot.tx, computed)  # noqa: SLF001
+        memory._checkpointed = (snapshot.tx, *before[1:])  # noqa: SLF001
         for entry in router.table:
             if entry.info.id in epochs:
                 entry.journal.checkpoint = epochs[entry.info.id]
@@ -54,6 +56,7 @@ def load(memory: Memory, snapshot: Snapshot) -> None:
     memory._checkpointed = _progress(memory)  # noqa: SLF001
 
 
-def _progress(memory: Memory) -> tuple[int, int]:
-    """What a checkpoint would hold that an earlier one may not: commits and computations."""
-    return memory._router.tx, memory._engine.counts.recomputed  # noqa: SLF001
+def _progress(memory: Memory) -> tuple[int, int, int]:
+    """What a checkpoint holds that an earlier one may not: commits, computations, declarations."""
+    engine = memory._engine  # noqa: SLF001
+    return memory._router.tx, engine.counts.recomputed, engine.declarations  # noqa: SLF001

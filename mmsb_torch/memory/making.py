@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +34,7 @@ def check_name(name: object) -> str:
         problem = f"{len(name)} characters"
     elif name == "__metadata__":
         problem = "'__metadata__', which safetensors files keep for themselves"
-    elif any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
+    elif any(unicodedata.category(c) in {"Cc", "Cs"} for c in name):
         problem = f"control characters in {name!r}"
     if problem is not None:
         raise InvalidPageError(
@@ -52,15 +53,43 @@ def check_metadata(name: str, metadata: Mapping[str, Any] | None) -> Mapping[str
     if metadata is None:
         return MappingProxyType({})
     try:
-        if not isinstance(metadata, Mapping) or not all(isinstance(k, str) for k in metadata):
-            raise TypeError("its keys should be strings")
-        plain = json.loads(json.dumps(dict(metadata), allow_nan=False))
+        if not isinstance(metadata, Mapping):
+            raise TypeError(f"found a {type(metadata).__name__}")
+        text = json.dumps(dict(metadata), allow_nan=False)
+        _check_keys(metadata)
+        plain = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPageError(
             f"page {name!r}: metadata is a dict of plain data (str, int, finite float, bool, None, "
             f"list, dict): {error}"
         ) from None
-    return MappingProxyType(plain)
+    read_only: Mapping[str, Any] = frozen(plain)
+    return read_only
+
+
+def _check_keys(value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"its keys should be strings, found {key!r}")
+            _check_keys(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_keys(item)
+
+
+def frozen(plain: Any) -> Any:
+    """Plain data that cannot be written: dicts as read-only views, lists as tuples."""
+    if isinstance(plain, dict):
+        return MappingProxyType({key: frozen(value) for key, value in plain.items()})
+    return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
+
+
+def thawed(value: Any) -> Any:
+    """What `frozen` made, as plain dicts and lists again."""
+    if isinstance(value, Mapping):
+        return {key: thawed(item) for key, item in value.items()}
+    return [thawed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def first_value(
@@ -87,15 +116,27 @@ def first_value(
         return _copied(name, value, dtype, where)
     sizes = check_shape(name, shape)
     kind = torch.get_default_dtype() if dtype is None else dtype
-    if not isinstance(kind, torch.dtype):
-        raise InvalidPageError(f"page {name!r}: dtype= should be a torch.dtype, found {kind!r}")
+    if not isinstance(kind, torch.dtype) or str(kind).startswith(("torch.q", "torch.quint")):
+        raise InvalidPageError(
+            f"page {name!r}: dtype= should be a torch.dtype that is not quantised, found {kind!r}"
+        )
     try:
         with torch.inference_mode(mode=False):
             return zeros(sizes, kind, where or torch.device("cpu"))
-    except (RuntimeError, MemoryError, NotImplementedError, KeyError) as error:
+    except (RuntimeError, MemoryError, TypeError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidPageError(
-            f"page {name!r}: no zero page of {kind} {list(sizes)} can be made: {error}"
+            f"page {name!r}: no zero page of {kind} {list(sizes)} can be made: {first}"
         ) from error
+
+
+def check_alone(name: str, *others: object) -> None:
+    """Raise if anything was given that a page of a kind, which its recipe makes, cannot take."""
+    if any(other is not None for other in others):
+        raise InvalidPageError(
+            f"page {name!r}: with kind= its recipe makes the value; expected metadata= at most, "
+            "found a value, shape, dtype, device or page_id as well"
+        )
 
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class Memory:
         self._device = device
         self._handles: dict[int, Page] = {}
         self._checkpointing = threading.Lock()
-        self._checkpointed = (0, 0)
+        self._checkpointed = (0, 0, 0)
 
     # pages
 
@@ -83,6 +83,7 @@ class Memory:
         table = self._router.table
         existing = table.get(name) if isinstance(name, str) else None
         if kind is not None:
+            making.check_alone(name, value, shape, dtype, device, page_id)
             return self._handle(deriving.of_kind(self, name, kind, metadata))
         if existing is None and value is None and shape is None:
             making.check_name(name)
@@ -116,16 +117,20 @@ class Memory:
         return self._handle(self._router.table.find(key))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._router.table
+        self._router.check_open()
+        return isinstance(name, str) and name in self._router.table
 
     def __iter__(self) -> Iterator[str]:
+        self._router.check_open()
         return (entry.info.name for entry in self._router.table)
 
     def __len__(self) -> int:
+        self._router.check_open()
         return len(self._router.table)
 
     def pages(self) -> list[Page]:
         """Every page, in the order of their ids."""
+        self._router.check_open()
         return [self._handle(entry) for entry in self._router.table]
 
     # changes
@@ -173,6 +178,11 @@ class Memory:
         Raises:
             As `update`; nothing was changed.
         """
+        deriving.check_label(label, None)
+        if not isinstance(updates, Iterable):
+            raise InvalidDeltaError(
+                f"update_many takes tuples (page, rows, values), found {updates!r:.80}"
+            )
         deltas: dict[int, Delta] = {}
         for item in updates:
             if not isinstance(item, tuple) or len(item) != 3:
@@ -183,6 +193,9 @@ class Memory:
             delta = stage(self._entry(page), values, rows=rows)
             before = deltas.get(delta.page_id)
             deltas[delta.page_id] = delta if before is None else compose(before, delta)
+        if not deltas and label is None:  # nothing to commit, and no moment to name
+            self._router.check_writable()
+            return self._router.tx
         return self._commit(list(deltas.values()), label=label)
 
     def commit(
@@ -197,6 +210,7 @@ class Memory:
         All of its updates commit when the block ends, or none if it raises. `label` and `step`
         name the moment for `at`, `diff` and `restore`.
         """
+        self._router.check_open()
         deriving.check_label(label, step)
         return Changes(self, label, step, making.check_metadata("commit", metadata))
 
@@ -301,10 +315,12 @@ class Memory:
 
         It runs on the thread where it happened, under no lock; one that raises is removed.
         """
+        self._router.check_open()
         return self._router.events.subscribe(subscriber, types)
 
     def stats(self) -> dict[str, Any]:
         """Numbers about this memory, as plain data."""
+        self._router.check_open()
         return statistics(self._engine)
 
     @property
@@ -315,6 +331,7 @@ class Memory:
     @property
     def tx(self) -> int:
         """The number of the last transaction (0 before the first)."""
+        self._router.check_open()
         return self._router.tx
 
     def close(self) -> None:
@@ -354,13 +371,14 @@ class Memory:
         return self._engine.read(entry)
 
     def _entry(self, page: Page | str) -> Entry:
+        if self._router.closed:
+            self._router.check_open()
         if type(page) is Page:
             if page._memory is not self:  # noqa: SLF001
                 raise PageNotFoundError(
                     f"page {page.name!r} belongs to another memory: expected one of {self!r}"
                 )
             return page._entry  # noqa: SLF001
-        self._router.check_open()
         if not isinstance(page, str):
             raise PageNotFoundError(f"expected a Page or a page's name, found {page!r:.80}")
         return self._router.table.find(page)
@@ -380,6 +398,6 @@ class Memory:
         state = "closed, " if self.closed else ""
         derived = len(self._engine.topology.nodes)
         return (
-            f"<Memory {where}: {state}{len(self)} pages ({derived} derived), "
+            f"<Memory {where}: {state}{len(self._router.table)} pages ({derived} derived), "
             f"transaction {self._router.tx}>"
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from mmsb_torch.device import changed_elements, same_bits
-from mmsb_torch.errors import EpochConflictError, PageMutatedError, PageNotFoundError
+from mmsb_torch.errors import EpochConflictError, PageNotFoundError
 from mmsb_torch.graph import Engine, Past
 from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
 from mmsb_torch.types import Delta, Region, Transaction
@@ -25,7 +25,6 @@ class Moment(Mapping[str, Tensor]):
     def __init__(self, engine: Engine, transaction: Transaction) -> None:
         self._engine = engine
         self._past = Past(engine, transaction.tx)
-        self._versions: dict[int, int] = {}
         self.tx = transaction.tx
         """The transaction's number."""
         self.label = transaction.label
@@ -39,19 +38,24 @@ class Moment(Mapping[str, Tensor]):
             raise PageNotFoundError(
                 f"page {name!r} did not exist at transaction {self.tx}", page_id=entry.info.id
             )
-        value = self._past.value(entry)
-        if self._versions.setdefault(entry.info.id, value._version) != value._version:  # noqa: SLF001
-            raise PageMutatedError(
-                f"the value of page {name!r} as of transaction {self.tx} was written to: it is for "
-                "reading. Ask mem.at(...) again, and write to a clone.",
-                page_id=entry.info.id,
-            )
-        return value.detach()
+        return self._past.value(entry)
+
+    def __contains__(self, name: object) -> bool:
+        entry = self._engine.router.table.get(name) if isinstance(name, str) else None
+        return entry is not None and self._existed(entry)
 
     def epoch(self, name: str) -> int:
         """The epoch that a page had then."""
         router = self._engine.router
-        return epoch_at(router.log, router.table.find(name).info.id, self.tx)
+        entry = router.table.find(name)
+        epoch = epoch_at(router.log, entry.info.id, self.tx)
+        if epoch < 0:
+            raise PageNotFoundError(
+                f"page {name!r} has no epoch at transaction {self.tx}: it is derived, or was made "
+                "later",
+                page_id=entry.info.id,
+            )
+        return epoch
 
     def __iter__(self) -> Iterator[str]:
         return (e.info.name for e in self._engine.router.table if self._existed(e))
@@ -60,16 +64,18 @@ class Moment(Mapping[str, Tensor]):
         return sum(1 for _ in self)
 
     def _existed(self, entry: Entry) -> bool:
-        node = self._engine.topology.nodes.get(entry.info.id)
-        log = self._engine.router.log
-        if node is None:
-            return epoch_at(log, entry.info.id, self.tx) >= 0
-        return all(
-            epoch_at(log, root.info.id, self.tx) >= 0
-            for item in self._engine.topology.order([node])
-            for root in item.inputs
-            if not root.info.derived
-        )
+        nodes, log = self._engine.topology.nodes, self._engine.router.log
+        waiting, seen = [entry], {entry.info.id}
+        while waiting:
+            page = waiting.pop()
+            node = nodes.get(page.info.id)
+            if node is None and epoch_at(log, page.info.id, self.tx) < 0:
+                return False
+            for above in node.declared if node is not None else ():
+                if above.info.id not in seen:
+                    seen.add(above.info.id)
+                    waiting.append(above)
+        return True
 
     def __repr__(self) -> str:
         label = f" {self.label!r}" if self.label else ""

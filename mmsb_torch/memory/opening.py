@@ -32,7 +32,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         StoreError, StoreLockedError, CorruptStoreError, UnsupportedError,
         UnsupportedLocationError: nothing was changed.
     """
-    if mode not in {"w", "r"}:
+    if not isinstance(mode, str) or mode not in {"w", "r"}:
         raise UnsupportedError(
             f"mode={mode!r}: expected 'w' (read and write) or 'r' (read only). Following a live "
             "writer comes with the durable log."

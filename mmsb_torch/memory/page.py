@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import PageLocation, copy_of
+from mmsb_torch.device import PageLocation, copy_of, take_rows
+from mmsb_torch.errors import InvalidDeltaError
 from mmsb_torch.graph import status
 from mmsb_torch.runtime.state import Entry, row_index
 from mmsb_torch.types import Region, Spec, Transaction
@@ -70,6 +71,7 @@ class Page:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What its maker gave; read-only plain data."""
+        self._memory._router.check_open()  # noqa: SLF001
         return self._entry.info.metadata
 
     @property
@@ -94,11 +96,13 @@ class Page:
         value = self.tensor
         if rows is None:
             return copy_of(value)
-        index, order = row_index(self.name, Spec.of(value), rows)
-        taken = Region.rows(tuple(value.shape), index).pick(value)
-        if order is None:
-            return taken
-        return taken[torch.argsort(order)]
+        try:
+            index, order = row_index(self.name, Spec.of(value), rows)
+        except InvalidDeltaError as error:
+            message = error.message.replace("update of page", "read of page", 1)
+            raise InvalidDeltaError(message, page_id=self.id) from None
+        with torch.inference_mode(mode=False):
+            return take_rows(value, index if order is None else index[order.argsort()])
 
     def clone(self) -> Tensor:
         """A copy of the value, yours to write."""
@@ -107,18 +111,21 @@ class Page:
     @property
     def epoch(self) -> int:
         """How many deltas changed it since it was made. Reading it recomputes nothing."""
+        self._memory._router.check_open()  # noqa: SLF001
         return self._entry.epoch
 
     @property
     def mask(self) -> Tensor:
         """What deltas touched since the last checkpoint: a new bool tensor of the page's shape."""
-        return self.changed.mask(self._spec.device)
+        with torch.inference_mode(mode=False):
+            return self.changed.mask(self._spec.device)
 
     @property
     def changed(self) -> Region:
         """What deltas touched since the last checkpoint, as a region."""
-        entry = self._entry
-        return entry.journal.since(entry.journal.checkpoint, self._spec.shape)
+        entry, shape = self._entry, self._spec.shape
+        with self._memory._router.table.lock:  # noqa: SLF001
+            return entry.journal.since(entry.journal.checkpoint, shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,21 +164,21 @@ class Page:
 
     @property
     def _spec(self) -> Spec:
+        self._memory._router.check_open()  # noqa: SLF001
         if self._entry.spec is None:  # a derived page that was never computed
             return Spec.of(self.tensor)
         return self._entry.spec
 
     def __repr__(self) -> str:
         entry = self._entry
-        spec = str(entry.spec) if entry.spec is not None else "not computed yet"
-        where = entry.spec.device if entry.spec is not None else ""
+        spec = f"{entry.spec} {entry.spec.device}" if entry.spec else "not computed yet"
         node = self._memory._engine.topology.nodes.get(entry.info.id)  # noqa: SLF001
         if node is not None:
             state = f"derived, {status(self._memory._engine, node)}"  # noqa: SLF001
         else:
             since = entry.epoch - entry.journal.checkpoint
             state = f"{since} delta{'s' * (since != 1)} since the last checkpoint"
-        return f"<Page {self.name!r} epoch {entry.epoch} {spec} {where}, {state}>"
+        return f"<Page {self.name!r} epoch {entry.epoch} {spec}, {state}>"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Page) and other._entry is self._entry

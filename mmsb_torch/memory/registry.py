@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from mmsb_torch.errors import CorruptStoreError
 from mmsb_torch.graph import Engine, Node
+from mmsb_torch.memory.making import frozen, thawed
 from mmsb_torch.runtime.state import Entry, Router, next_delta_id
 from mmsb_torch.runtime.store import Log, Snapshot
 from mmsb_torch.types import Delta, PageInfo, Region, Spec, Transaction
@@ -27,6 +27,7 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
     if broken is not None:
         raise router.repair(broken)
+    doubtful = {node.id for node in engine.topology.nodes.values() if not _is_current(node)}
     with router.table.lock:
         tx = router.tx
         for entry in router.table:
@@ -34,8 +35,9 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
             has_value = entry.tensor is not None
             if has_value:
                 tensors[entry.info.name] = entry.alias()
-            epochs[entry.info.id] = entry.epoch
-            pages.append(_page(entry, node, has_value=has_value))
+            epochs[entry.info.id] = entry.journal.pending = entry.epoch
+            known = has_value and entry.info.id not in doubtful
+            pages.append(_page(entry, node, known=known))
     last = router.log[tx] if len(router.log) else None
     registry = {
         "format": _FORMAT,
@@ -46,7 +48,16 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     return Snapshot(tx, tensors, registry), epochs
 
 
-def _page(entry: Entry, node: Node | None, *, has_value: bool) -> dict[str, Any]:
+def _is_current(node: Node) -> bool:
+    """Whether the value is what the page's recipe, as it is now, gave for some inputs."""
+    recipe = node.recipe
+    if recipe is None:
+        return node.error is None
+    same = node.code == recipe.digest and not recipe.untracked and node.error is None
+    return same and recipe.changed() is None
+
+
+def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
     info = entry.info
     page: dict[str, Any] = {
         "id": info.id,
@@ -56,7 +67,7 @@ def _page(entry: Entry, node: Node | None, *, has_value: bool) -> dict[str, Any]
         "tx": entry.tx,
         "created_ns": info.created_ns,
         "device": str(entry.spec.device) if entry.spec is not None else None,
-        "metadata": dict(info.metadata),
+        "metadata": thawed(info.metadata),
     }
     if node is not None:
         page["derived"] = {
@@ -64,9 +75,9 @@ def _page(entry: Entry, node: Node | None, *, has_value: bool) -> dict[str, Any]
             "kind": node.kind,
             "declared": [item.info.id for item in node.declared],
             "inputs": [item.info.id for item in node.inputs],
-            "seen": list(node.seen) if has_value else [],
-            "code": node.code if has_value else "",
-            "as_of": node.as_of if has_value else -1,
+            "seen": list(node.seen) if known else [],
+            "code": node.code if known else "",
+            "as_of": node.as_of if known else -1,
         }
     return page
 
@@ -128,13 +139,13 @@ def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
         page["name"],
         None if derived else spec,
         derived,
-        MappingProxyType(page["metadata"]),
+        frozen(page["metadata"]),
         page["created_ns"],
     )
     entry = Entry(info)
     entry.spec = spec
     entry.epoch, entry.content, entry.tx = page["epoch"], page["content"], page["tx"]
-    entry.journal.checkpoint = entry.epoch
+    entry.journal.checkpoint = entry.journal.pending = entry.epoch
     if value is not None:
         entry.put(value.detach(), shared=not derived)
     return entry

@@ -113,6 +113,9 @@ def compose(first: Delta, second: Delta) -> Delta:
 
     Keeps `first`'s base epoch and `second`'s id, time and source. Copies values.
     """
+    if torch.is_inference_mode_enabled():  # what is kept must have a version counter
+        with torch.inference_mode(mode=False):
+            return compose(first, second)
     a, b = first.region, second.region
     if b.form is Form.ALL or a.form is Form.NONE:
         return second._replace(base_epoch=first.base_epoch)

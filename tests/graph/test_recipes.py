@@ -587,7 +587,10 @@ def test_a_declaration_while_changed_code_is_looked_at_is_kept(mem, monkeypatch)
     page = mem.derive(lambda x: x + offsets[0], "x", name="p")
     _ = page.tensor
     offsets[0] = 2.0
-    once_during(monkeypatch, CallRecipe, "refreshed", lambda: mem.derive(torch.neg, "x", name="p"))
+    arm = once_during(
+        monkeypatch, CallRecipe, "refreshed", lambda: mem.derive(torch.neg, "x", name="p")
+    )
+    arm()
     _ = page.tensor
     for value in (3.0, 4.0):
         assert torch.equal(page.tensor, -mem["x"].tensor)

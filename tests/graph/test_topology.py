@@ -302,9 +302,8 @@ def test_a_failed_read_counts_as_read(mem, kind):
         assert torch.equal(mem["below"].tensor, -wanted)
 
 
-def test_a_page_that_is_not_read_any_more_may_fail(mem, kind, calls):
+def test_a_page_that_is_not_read_any_more_may_fail(mem, kind):
     def fragile(x):
-        LOG.info("fragile")
         if x.sum() < 0:
             raise ArithmeticError
         return x.sum()
@@ -322,7 +321,6 @@ def test_a_page_that_is_not_read_any_more_may_fail(mem, kind, calls):
         tx.update("x", -1.0)
     assert mem["below"].tensor == -1
     assert mem["k"].tensor == 1
-    assert calls == ["fragile"]
 
 
 def test_a_failed_lookup_counts_as_read(mem, kind):
@@ -563,19 +561,11 @@ def test_turning_an_edge_round_during_a_read_stops_nobody(mem, kind, gates):
     reading_a = Reading(a)
     assert gates["in a"].reached.wait(10)
     gates["in a"].opened.set()
-    _wait_until(lambda: ("b", "a") in edges(mem))
+    reading_a.thread.join(0.2)  # it goes on to wait for `b`
     mem.derive(lambda x: x + 10, "x", name="a")
     gates["in b"].opened.set()
     assert torch.equal(reading_b.value(), torch.arange(4.0) + 11)
     assert torch.equal(reading_a.value(), torch.arange(4.0) + 10)
-
-
-def _wait_until(holds):
-    for _ in range(200):
-        if holds():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("never came to be")
 
 
 # orders

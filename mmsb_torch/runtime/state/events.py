@@ -42,7 +42,10 @@ class EventBus:
         self, subscriber: Subscriber, types: Iterable[EventType] | None = None
     ) -> Callable[[], None]:
         """Call `subscriber(event)` for each event (of `types`); returns what ends it."""
-        subscription = _Subscription(subscriber, frozenset(EventType if types is None else types))
+        if not callable(subscriber):
+            raise TypeError(f"a subscriber is a callable, found {subscriber!r}")
+        wanted = frozenset(EventType(kind) for kind in (EventType if types is None else types))
+        subscription = _Subscription(subscriber, wanted)
         with self._lock:
             self._subscribers = (*self._subscribers, subscription)
         return lambda: self._remove(subscription)

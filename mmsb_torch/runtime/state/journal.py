@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from mmsb_torch.types import Region
 
 _LONGEST = 512
@@ -16,12 +18,14 @@ class Journal:
     checkpoint's cursor is kept exact. Not locked: the router writes under the table lock.
     """
 
-    __slots__ = ("_entries", "checkpoint")
+    __slots__ = ("_entries", "checkpoint", "pending")
 
     def __init__(self, epoch: int = 0) -> None:
         self._entries: list[tuple[int, Region]] = []
         self.checkpoint = epoch
         """The epoch that the last checkpoint holds."""
+        self.pending = epoch
+        """The epoch that a checkpoint being written will hold."""
 
     def add(self, epoch: int, region: Region) -> None:
         """Note that the delta leading to `epoch` changed `region`."""
@@ -39,12 +43,13 @@ class Journal:
         return Region.none(shape).union(*parts)
 
     def _coalesce(self) -> None:
-        """Merge the oldest entries, but never across the checkpoint's epoch."""
+        """Merge the oldest entries, but never across a checkpoint's epoch."""
         merged: list[tuple[int, Region]] = []
-        oldest = self._entries[:_COALESCED]
-        for kept in (True, False):
-            run = [item for item in oldest if (item[0] <= self.checkpoint) is kept]
-            if run:
-                first, *rest = (region for _, region in run)
-                merged.append((run[-1][0], first.union(*rest)))
+        for _, group in itertools.groupby(self._entries[:_COALESCED], self._side):
+            run = list(group)
+            first, *rest = (region for _, region in run)
+            merged.append((run[-1][0], first.union(*rest)))
         self._entries[:_COALESCED] = merged
+
+    def _side(self, item: tuple[int, Region]) -> tuple[bool, bool]:
+        return item[0] <= self.checkpoint, item[0] <= self.pending

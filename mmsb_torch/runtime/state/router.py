@@ -18,6 +18,7 @@ from mmsb_torch.errors import (
     ClosedError,
     DerivedPageError,
     EpochConflictError,
+    InvalidDeltaError,
     PageMutatedError,
     ReadOnlyError,
 )
@@ -81,7 +82,7 @@ class Router:
 
     def check_open(self) -> None:
         """Raise ClosedError after close."""
-        if self.closed:
+        if self.closed and not self.recipes.depth:  # a moment's recipes go on reading
             raise ClosedError("the memory is closed: open it again with mmsb.open(...)")
 
     def shut(self) -> bool:
@@ -256,6 +257,11 @@ class Router:
         if not epochs:
             return
         wanted = epochs.get(entry.info.id, entry.epoch)
+        if type(wanted) is not int:
+            raise InvalidDeltaError(
+                f"page {entry.info.name!r}: epoch= should be an integer, found {wanted!r}",
+                page_id=entry.info.id,
+            )
         if wanted != entry.epoch:
             raise EpochConflictError(
                 f"page {entry.info.name!r} is at epoch {entry.epoch}, expected {wanted}: somebody "

@@ -37,7 +37,12 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
     ):
         return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
     if isinstance(rows, slice):
-        rows = range(*rows.indices(spec.shape[0]))
+        try:
+            rows = range(*rows.indices(spec.shape[0]))
+        except (TypeError, ValueError) as error:
+            raise InvalidDeltaError(
+                f"update of page {name!r}: rows={rows!r} is no slice of integers: {error}"
+            ) from None
     elif isinstance(rows, (int, np.integer)) and not isinstance(rows, bool):
         rows = [int(rows)]
     return _positions(name, "rows", rows, spec.shape[0], spec.device)
@@ -49,7 +54,7 @@ def element_index(name: str, spec: Spec, indices: Any) -> tuple[Tensor, Tensor |
     Raises:
         InvalidDeltaError: not integers, out of range, given twice, or coordinates of another rank.
     """
-    given = _integers(name, "indices", indices)
+    given = _integers(name, "indices", indices, math.prod(spec.shape))
     if given.dim() == 2:
         if given.shape[1] != len(spec.shape):
             raise InvalidDeltaError(
@@ -63,7 +68,9 @@ def element_index(name: str, spec: Spec, indices: Any) -> tuple[Tensor, Tensor |
 def _positions(
     name: str, what: str, given: Any, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    index = _integers(name, what, given)
+    if isinstance(given, range) and len(given) > size:  # before it is spelled out
+        raise _out_of_range(name, what, max(given, key=abs), size)
+    index = _integers(name, what, given, size)
     if index.dim() != 1:
         raise InvalidDeltaError(
             f"update of page {name!r}: {what}= should be one list of positions, "
@@ -78,28 +85,70 @@ def _positions(
     return index.to(device), None if order is None else order.to(device)
 
 
-def _integers(name: str, what: str, given: Any) -> Tensor:
+_INTEGERS = frozenset(
+    {
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.uint16,
+        torch.int32,
+        torch.uint32,
+        torch.int64,
+        torch.uint64,
+    }
+)
+
+
+def _integers(name: str, what: str, given: Any, size: int) -> Tensor:
     """`given` as a CPU integer tensor (not yet a copy); refuses floats, NaN, bools."""
     if isinstance(given, Tensor):
-        kind, found = given.dtype, f"{given.dtype} {given.layout} on {given.device}"
-        fine = not (kind.is_floating_point or kind.is_complex or kind is torch.bool)
-        if fine and given.layout is torch.strided and given.device.type in {"cpu", "cuda"}:
-            return given.detach().cpu()
-    else:
-        try:
-            array = np.asarray(given if not isinstance(given, range) else list(given))
-        except (ValueError, TypeError, OverflowError):
-            array = np.asarray(None)
-        if array.size == 0 and array.ndim == 1:
-            array = array.astype(np.int64)
-        found = f"{array.dtype} {given!r:.60}"
-        if array.dtype.kind in "iu" and array.dtype != np.uint64:
+        found = f"{given.dtype} {given.layout} on {given.device}"
+        fine = given.dtype in _INTEGERS and given.layout is torch.strided and not given.is_nested
+        if fine and given.device.type in {"cpu", "cuda"}:
+            index = given.detach().cpu()
+            if index.dtype is not torch.uint64:
+                return index
+            given = index.numpy()
+    elif isinstance(given, list | tuple) and _holds_a_bool(given):
+        found, given = "a bool among them", None
+    if not isinstance(given, Tensor):
+        array = _array(given)
+        found = f"{array.dtype} {given!r:.60}" if given is not None else found
+        if array.dtype.kind in "iuO" and array.size:
+            _check_huge(name, what, array, size)
+        if array.dtype.kind in "iu":
             return torch.from_numpy(array.astype(np.int64))
     hint = " Pass a bool tensor as mask=." if "bool" in found else ""
     raise InvalidDeltaError(
-        f"update of page {name!r}: {what}= should be integers (a list or an integer tensor), "
-        f"found {found}.{hint}"
+        f"update of page {name!r}: {what}= should be integers (a list or an integer tensor on the "
+        f"CPU or the page's device), found {found}.{hint}"
     )
+
+
+def _holds_a_bool(given: Any) -> bool:
+    return any(
+        isinstance(item, bool | np.bool_)
+        or (isinstance(item, list | tuple) and _holds_a_bool(item))
+        for item in given
+    )
+
+
+def _array(given: Any) -> np.ndarray[Any, Any]:
+    """`given` as an array; of dtype object where that cannot be."""
+    try:
+        array = np.asarray(list(given) if isinstance(given, range) else given)
+    except (ValueError, TypeError, OverflowError):
+        return np.asarray(None)
+    return array.astype(np.int64) if array.size == 0 and array.ndim == 1 else array
+
+
+def _check_huge(name: str, what: str, array: np.ndarray[Any, Any], size: int) -> None:
+    """Refuse integers that int64 cannot hold, before they wrap."""
+    if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
+        return
+    for position in array.reshape(-1).tolist():
+        if isinstance(position, int) and not -(2**63) <= position < 2**63:
+            raise _out_of_range(name, what, position, size)
 
 
 def _few(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
@@ -170,5 +219,5 @@ def _out_of_range(name: str, what: str, position: int, size: int) -> InvalidDelt
 def _duplicated(name: str, what: str, position: int) -> InvalidDeltaError:
     return InvalidDeltaError(
         f"update of page {name!r}: {what}= holds {position} twice (negative positions wrap). "
-        "Keep the value that should win, or make two updates in one `with mem.commit()`."
+        "Give each position once."
     )

@@ -5,8 +5,8 @@ Nothing here takes a lock or changes a page, so bad input leaves everything as i
 
 from __future__ import annotations
 
+import cmath
 import itertools
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import copy_of, require_dense, take_rows
+from mmsb_torch.device import copy_of, fill, require_dense, take_rows
 from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
 from mmsb_torch.runtime.state.selection import element_index, row_index
 from mmsb_torch.runtime.state.table import Entry
@@ -102,8 +102,14 @@ def _is_derived(entry: Entry) -> DerivedPageError:
 
 def _values(entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: str) -> Tensor:
     """`values` as a new contiguous tensor of `shape`, checked against the page's spec."""
-    if type(values) is Tensor and values.dtype is spec.dtype and values.device == spec.device:
-        if values.shape == shape and values.layout is torch.strided and not values.is_nested:
+    if (
+        type(values) is Tensor
+        and values.dtype is spec.dtype
+        and values.device == spec.device
+        and values.layout is torch.strided
+        and not values.is_nested
+    ):
+        if values.shape == shape:
             return copy_of(values)
     elif isinstance(values, (bool, int, float, complex)):
         return _filled(entry, spec, values, shape)
@@ -121,7 +127,7 @@ def _values(entry: Entry, spec: Spec, values: Any, shape: Sequence[int], what: s
         )
     source = values.detach()
     if source.shape != torch.Size(shape):  # a 0-dim tensor fills the selection
-        return copy_of(source).view(1).expand(math.prod(shape)).contiguous().view(tuple(shape))
+        return fill(source, tuple(shape))
     return copy_of(source)
 
 
@@ -147,9 +153,11 @@ def _advice(spec: Spec, values: Any) -> str:
 def _from_numpy(entry: Entry, values: np.ndarray[Any, Any]) -> Tensor:
     try:
         return torch.from_numpy(np.array(values))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidDeltaError(
-            f"cannot write page {entry.info.name!r}: numpy dtype {values.dtype} has no torch dtype",
+            f"cannot write page {entry.info.name!r}: expected an array that torch can hold, found "
+            f"dtype {values.dtype} in byte order {values.dtype.byteorder!r}. "
+            "Convert it with array.astype(...).",
             page_id=entry.info.id,
         ) from error
 
@@ -170,13 +178,23 @@ def _filled(entry: Entry, spec: Spec, number: complex, shape: Sequence[int]) -> 
     try:
         if not fits:
             raise TypeError(f"{number!r} is no {spec.dtype_name}")
-        return torch.full(tuple(shape), number, dtype=kind, device=spec.device)
+        one = torch.full((), number, dtype=kind)
+        if not _holds(one, number):
+            raise OverflowError(f"{number!r} does not fit {spec.dtype_name}")
+        return fill(one.to(spec.device), tuple(shape))
     except (RuntimeError, TypeError, OverflowError, NotImplementedError) as error:
         raise InvalidDeltaError(
             f"cannot write page {entry.info.name!r} (epoch {entry.epoch}): expected a number that "
             f"{spec.dtype_name} holds, found {number!r}. Pass a tensor of {kind}.",
             page_id=entry.info.id,
         ) from error
+
+
+def _holds(one: Tensor, number: complex) -> bool:
+    """Whether a 0-dim tensor holds `number`: integers exactly, others without overflow."""
+    if one.dtype is torch.bool or not (one.is_floating_point() or one.is_complex()):
+        return bool(one.item() == number)
+    return cmath.isfinite(one.to(torch.complex128).item()) or not cmath.isfinite(number)
 
 
 def _masked(entry: Entry, spec: Spec, values: Any, mask: Any) -> tuple[Region, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from mmsb_torch.device import copy_of, held_elsewhere, words
-from mmsb_torch.errors import PageExistsError, PageNotFoundError
+from mmsb_torch.errors import InvalidPageError, PageExistsError, PageNotFoundError
 from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.types import PageInfo, Spec
 
@@ -109,7 +109,10 @@ class Table:
         Raises:
             PageNotFoundError: with the closest names.
         """
-        found = self._by_name.get(key) if isinstance(key, str) else self._by_id.get(key)
+        if isinstance(key, str):
+            found = self._by_name.get(key)
+        else:
+            found = self._by_id.get(key) if type(key) is int else None
         if found is None:
             raise PageNotFoundError(self._not_found(key))
         return found
@@ -126,6 +129,10 @@ class Table:
         """
         if wanted is None:
             wanted = self._next_id
+        elif type(wanted) is not int or not 0 < wanted < 2**63:
+            raise InvalidPageError(
+                f"page_id={wanted!r}: expected an integer from 1, or leave it out"
+            )
         elif wanted in self._by_id:
             raise PageExistsError(
                 f"page id {wanted} belongs to page {self._by_id[wanted].info.name!r}; expected an "
@@ -149,7 +156,7 @@ class Table:
         self._next_id = max(self._next_id, entry.info.id + 1)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._by_id.values()))
+        return iter([entry for _, entry in sorted(self._by_id.items())])
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -67,6 +67,8 @@ class Log:
         if (at is None) == (step is None):
             raise HistoryError("name one moment: a transaction number, a label, or step=")
         if step is not None:
+            if type(step) is not int:
+                raise HistoryError(f"a step is an integer, found {step!r}")
             return self._named(self._steps, step, "step")
         if isinstance(at, str):
             return self._named(self._labels, at, "label")
@@ -75,9 +77,8 @@ class Log:
                 f"a moment is a transaction number (int) or a label (str), found {at!r}"
             )
         if not self._first <= at <= self.last:
-            raise HistoryError(
-                f"no transaction {at}: the history at hand holds {self._first} to {self.last}"
-            )
+            held = f"holds {self._first} to {self.last}" if len(self) else "is empty"
+            raise HistoryError(f"no transaction {at}: the history at hand {held}")
         return at
 
     def __getitem__(self, tx: int) -> Transaction:
