@@ -50,6 +50,8 @@ class Past:
 
     def _root(self, entry: Entry) -> Tensor:
         if entry.info.id not in self._values:
+            if entry.tx <= self.tx and not entry.is_unwritten():  # the present value is meant
+                raise self._engine.router.repair(entry)
             log = self._engine.router.log
             self._keep(entry, value_at(log, entry.info.id, self.tx))
         return self._kept(entry)

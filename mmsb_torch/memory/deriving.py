@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmsb_torch.errors import HistoryError, InvalidRecipeError, PageExistsError
@@ -53,9 +53,12 @@ def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | 
         raise InvalidRecipeError(f"page {name!r}: a kind is a string, found {kind!r}")
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
     if existing is None:
-        entry = _new_entry(memory, name, metadata)
-        recipe = KindRecipe(kind, memory, memory._unlisted(entry))  # noqa: SLF001
-        return _enter(memory, entry, recipe)
+        return _enter(
+            memory,
+            name,
+            metadata,
+            lambda e: KindRecipe(kind, memory, memory._unlisted(e)),  # noqa: SLF001
+        )
     return declare(memory, name, KindRecipe(kind, memory, memory._handle(existing)), metadata)  # noqa: SLF001
 
 
@@ -70,7 +73,7 @@ def declare(memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, An
     """Give page `name` this recipe, making the page if there is none."""
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001
     if existing is None:
-        return _enter(memory, _new_entry(memory, name, metadata), recipe)
+        return _enter(memory, name, metadata, lambda _: recipe)
     node = memory._engine.topology.nodes.get(existing.info.id)  # noqa: SLF001
     if node is None:
         raise PageExistsError(
@@ -82,28 +85,33 @@ def declare(memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, An
     return existing
 
 
-def _new_entry(memory: Memory, name: str, metadata: Mapping[str, Any] | None) -> Entry:
+def _enter(
+    memory: Memory,
+    name: str,
+    metadata: Mapping[str, Any] | None,
+    make: Callable[[Entry], Recipe],
+) -> Entry:
+    """Make a derived page whose recipe `make` gives; it runs no user code."""
     making.check_name(name)
     plain = making.check_metadata(name, metadata)
-    router = memory._router  # noqa: SLF001
+    router, engine = memory._router, memory._engine  # noqa: SLF001
     with router.creating:
-        return Entry(making.new_info(router.table.take_id(None), name, None, plain))
-
-
-def _enter(memory: Memory, entry: Entry, recipe: Recipe) -> Entry:
-    router, topology = memory._router, memory._engine.topology  # noqa: SLF001
-    with router.creating, router.table.lock:
         router.check_open()
-        there = router.table.get(entry.info.name)
+        there = router.table.get(name)
         if there is None:
-            router.table.add(entry)
-            topology.add(Node(entry, recipe, recipe.inputs))
-            memory._engine.declarations += 1  # noqa: SLF001
+            entry = Entry(making.new_info(router.table.free_id(None, name), name, None, plain))
+        else:
+            entry = there
+        recipe = make(entry)
+        if there is None:
+            with router.table.lock:
+                router.table.add(entry)
+                engine.topology.add(Node(entry, recipe, recipe.inputs))
+            engine.declarations += 1
     if there is not None:  # another thread declared it meanwhile
-        return declare(memory, entry.info.name, recipe, None)
-    router.events.emit(
-        EventType.DERIVED, {"page": entry.info.name, "inputs": [e.info.name for e in recipe.inputs]}
-    )
+        return declare(memory, name, recipe, None)
+    fields = {"page": name, "inputs": [item.info.name for item in recipe.inputs]}
+    router.events.emit(EventType.DERIVED, fields)
     return entry
 
 

@@ -63,8 +63,7 @@ def check_metadata(name: str, metadata: Mapping[str, Any] | None) -> Mapping[str
             f"page {name!r}: metadata is a dict of plain data (str, int, finite float, bool, None, "
             f"list, dict): {error}"
         ) from None
-    read_only: Mapping[str, Any] = frozen(plain)
-    return read_only
+    return MappingProxyType(plain)
 
 
 def _check_keys(value: Any) -> None:
@@ -76,20 +75,6 @@ def _check_keys(value: Any) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             _check_keys(item)
-
-
-def frozen(plain: Any) -> Any:
-    """Plain data that cannot be written: dicts as read-only views, lists as tuples."""
-    if isinstance(plain, dict):
-        return MappingProxyType({key: frozen(value) for key, value in plain.items()})
-    return tuple(map(frozen, plain)) if isinstance(plain, list) else plain
-
-
-def thawed(value: Any) -> Any:
-    """What `frozen` made, as plain dicts and lists again."""
-    if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in value.items()}
-    return [thawed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def first_value(

@@ -105,7 +105,7 @@ class Memory:
             existing = table.get(name)  # another thread may have made it meanwhile
             if existing is not None:
                 return existing
-            number = table.take_id(page_id)
+            number = table.free_id(page_id, name)
             entry = self._router.create(making.new_info(number, name, first, metadata), first)
         fields = {"page": name, "tx": entry.tx, "spec": str(entry.spec)}
         self._router.events.emit(EventType.PAGE_CREATED, fields)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -70,9 +72,9 @@ class Page:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What its maker gave; read-only plain data."""
+        """What its maker gave: a read-only copy, plain data."""
         self._memory._router.check_open()  # noqa: SLF001
-        return self._entry.info.metadata
+        return MappingProxyType(copy.deepcopy(dict(self._entry.info.metadata)))
 
     @property
     def tensor(self) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from mmsb_torch.errors import CorruptStoreError
 from mmsb_torch.graph import Engine, Node
-from mmsb_torch.memory.making import frozen, thawed
 from mmsb_torch.runtime.state import Entry, Router, next_delta_id
 from mmsb_torch.runtime.store import Log, Snapshot
 from mmsb_torch.types import Delta, PageInfo, Region, Spec, Transaction
@@ -67,7 +67,7 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
         "tx": entry.tx,
         "created_ns": info.created_ns,
         "device": str(entry.spec.device) if entry.spec is not None else None,
-        "metadata": thawed(info.metadata),
+        "metadata": dict(info.metadata),
     }
     if node is not None:
         page["derived"] = {
@@ -139,7 +139,7 @@ def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
         page["name"],
         None if derived else spec,
         derived,
-        frozen(page["metadata"]),
+        MappingProxyType(page["metadata"]),
         page["created_ns"],
     )
     entry = Entry(info)

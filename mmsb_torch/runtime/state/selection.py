@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmsb_torch.device import require_dense
 from mmsb_torch.errors import InvalidDeltaError
 from mmsb_torch.types import Spec
 
@@ -68,8 +69,10 @@ def element_index(name: str, spec: Spec, indices: Any) -> tuple[Tensor, Tensor |
 def _positions(
     name: str, what: str, given: Any, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    if isinstance(given, range) and len(given) > size:  # before it is spelled out
-        raise _out_of_range(name, what, max(given, key=abs), size)
+    if isinstance(given, range) and given:  # its ends tell before it is spelled out
+        for position in (given[0], given[-1]):
+            if not -size <= position < size:
+                raise _out_of_range(name, what, position, size)
     index = _integers(name, what, given, size)
     if index.dim() != 1:
         raise InvalidDeltaError(
@@ -102,7 +105,7 @@ _INTEGERS = frozenset(
 def _integers(name: str, what: str, given: Any, size: int) -> Tensor:
     """`given` as a CPU integer tensor (not yet a copy); refuses floats, NaN, bools."""
     if isinstance(given, Tensor):
-        found = f"{given.dtype} {given.layout} on {given.device}"
+        found = require_dense(given) or f"{given.dtype} on {given.device}"
         fine = given.dtype in _INTEGERS and given.layout is torch.strided and not given.is_nested
         if fine and given.device.type in {"cpu", "cuda"}:
             index = given.detach().cpu()

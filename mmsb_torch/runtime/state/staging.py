@@ -155,7 +155,7 @@ def _from_numpy(entry: Entry, values: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.array(values))
     except (TypeError, ValueError) as error:
         raise InvalidDeltaError(
-            f"cannot write page {entry.info.name!r}: expected an array that torch can hold, found "
+            f"cannot write page {entry.info.name!r}: expected a numpy array that torch can hold, found "
             f"dtype {values.dtype} in byte order {values.dtype.byteorder!r}. "
             "Convert it with array.astype(...).",
             page_id=entry.info.id,
@@ -178,7 +178,7 @@ def _filled(entry: Entry, spec: Spec, number: complex, shape: Sequence[int]) -> 
     try:
         if not fits:
             raise TypeError(f"{number!r} is no {spec.dtype_name}")
-        one = torch.full((), number, dtype=kind)
+        one = torch.full((), number, dtype=kind, device="cpu")
         if not _holds(one, number):
             raise OverflowError(f"{number!r} does not fit {spec.dtype_name}")
         return fill(one.to(spec.device), tuple(shape))

@@ -121,25 +121,27 @@ class Table:
         """The entry of a name, or None."""
         return self._by_name.get(name)
 
-    def take_id(self, wanted: int | None) -> int:
-        """Reserve a page id: `wanted`, or the next free one. Table lock held.
+    def free_id(self, wanted: int | None, name: str) -> int:
+        """An id for a page that is about to be added: `wanted`, or the next free one.
+
+        The caller holds the router's `creating` until the page is added.
 
         Raises:
+            InvalidPageError: no id.
             PageExistsError: the id is in use.
         """
         if wanted is None:
-            wanted = self._next_id
-        elif type(wanted) is not int or not 0 < wanted < 2**63:
+            return self._next_id
+        if type(wanted) is not int or not 0 < wanted < 2**63:
             raise InvalidPageError(
-                f"page_id={wanted!r}: expected an integer from 1, or leave it out"
+                f"page {name!r}: page_id={wanted!r}, expected an integer from 1, or leave it out"
             )
-        elif wanted in self._by_id:
+        if wanted in self._by_id:
             raise PageExistsError(
                 f"page id {wanted} belongs to page {self._by_id[wanted].info.name!r}; expected an "
                 f"unused id. Leave page_id out, or use {self._next_id} or above.",
                 page_id=wanted,
             )
-        self._next_id = max(self._next_id, wanted + 1)
         return wanted
 
     def add(self, entry: Entry) -> None:
