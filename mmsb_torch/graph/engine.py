@@ -20,19 +20,20 @@ from mmsb_torch.errors import (
     RecipeError,
 )
 from mmsb_torch.graph.node import Flight, Node, Outcome
-from mmsb_torch.graph.pull import Counts, Pull, Run, not_loaded, recipe_failure, said
+from mmsb_torch.graph.pull import (
+    Counts,
+    Pull,
+    Restart,
+    Run,
+    not_loaded,
+    recipe_failure,
+    said,
+)
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.running import Frame, Running, adopt, dense_result, difference, plain_torch
 from mmsb_torch.graph.topology import Topology
 from mmsb_torch.runtime.state import Entry, Router
 from mmsb_torch.types import EventType, Spec
-
-
-class _Restart(BaseException):
-    """The moment moved on under a pull: look again.
-
-    No `Exception`: it passes through recipes, which may catch those.
-    """
 
 
 class Engine:
@@ -128,11 +129,26 @@ class Engine:
         Raises the first failure; with `keep_going` what can be computed is, and the failures are
         returned.
         """
+        began = self.router.tx
         while True:
             try:
                 return self._pull(targets, keep_going)
-            except _Restart:
-                continue
+            except Restart:
+                if all(self._settled_since(node, began) for node in targets):
+                    return []
+
+    def _settled_since(self, node: Node, tx: int) -> bool:
+        """Whether another thread made `node` right for a moment not before `tx`."""
+        recipe = node.recipe
+        return (
+            node.as_of >= tx
+            and self.has_value(node)
+            and not node.peeked
+            and recipe is not None
+            and not recipe.untracked
+            and node.code == recipe.digest
+            and recipe.changed() is None
+        )
 
     def propagate(self) -> list[Node]:
         """Make every derived page right; returns those whose value changed.
@@ -172,37 +188,38 @@ class Engine:
 
     def _settle(self, node: Node, pull: Pull) -> None:
         """Make one node right for the pull's moment; its inputs are. Leaves its epoch there."""
-        now = self._input_epochs(node, pull)
+        inputs = node.inputs
+        now = self._input_epochs(node, inputs, pull)
         reason = self._code_change(node, pull)
-        with self.router.table.lock:  # epoch and `seen` belong together
+        with self.router.table.lock:  # epoch, `seen` and `seen_of` belong together
             epoch = node.entry.epoch
-            right = node.seen == now and self.has_value(node)
+            right = node.seen_of == inputs and node.seen == now and self.has_value(node)
         if right and reason is None:
             pull.epochs[node.id] = epoch
             self._cut_off(node, pull)
             return
         self._take_off(node)
         try:
-            if node.as_of > pull.tx:
-                raise _Restart  # another thread published a later value meanwhile
-            self._compute(node, pull, dict(zip(node.inputs, now, strict=True)), reason)
+            if node.as_of > pull.tx or node.inputs != inputs:
+                raise Restart  # another thread published a later value, or declared it anew
+            self._compute(node, pull, dict(zip(inputs, now, strict=True)), reason)
         finally:
             flight, node.flight = node.flight, None
             if flight is not None:
                 flight.land()
         pull.stirred.add(node.id)
 
-    def _input_epochs(self, node: Node, pull: Pull) -> tuple[int, ...]:
+    def _input_epochs(self, node: Node, inputs: tuple[Entry, ...], pull: Pull) -> tuple[int, ...]:
         epochs = pull.epochs
-        for entry in node.inputs:
+        for entry in inputs:
             page = entry.info.id
             if page not in epochs:
                 if page in self.topology.nodes:  # an edge that a recipe made during this pull
-                    raise _Restart
+                    raise Restart
                 epochs[page] = self.router.epoch_at(entry, pull.tx)
             if entry.tx > node.as_of:
                 pull.stirred.add(page)
-        return tuple(epochs[entry.info.id] for entry in node.inputs)
+        return tuple([epochs[entry.info.id] for entry in inputs])
 
     def has_value(self, node: Node) -> bool:
         """Whether a page was computed and did not fail since."""
@@ -218,6 +235,8 @@ class Engine:
         reason = pull.reasons[key]
         if reason is None and recipe.untracked:
             return f"it refers to {recipe.untracked[0]}, which cannot be watched"
+        if reason is None and node.peeked:
+            return "it looked at the memory itself (names, numbers, history), not only at pages"
         if reason is None and node.code and node.code != recipe.digest:
             return "its recipe was declared with other code"
         return reason
@@ -251,7 +270,7 @@ class Engine:
                 f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
             )
         flight.wait()
-        raise _Restart
+        raise Restart
 
     def _compute(
         self, node: Node, pull: Pull, epochs: Mapping[Entry, int], reason: str | None
@@ -262,6 +281,8 @@ class Engine:
             raise not_loaded(node, epochs)
         if reason is not None and recipe.changed() is not None:
             recipe = self._refresh(node, recipe, reason, pull)
+        if any(entry not in epochs for entry in recipe.inputs):
+            raise Restart  # declared anew, with other inputs, since this pull looked
         values = [self._value_at(entry, pull.tx, epochs[entry]) for entry in recipe.inputs]
         frame = Frame(self, self, node, pull.tx, pull.told)
         began = time.perf_counter()
@@ -270,8 +291,9 @@ class Engine:
         except Exception as error:
             raise self._failed(node, error, pull) from error
         seconds = time.perf_counter() - began
-        if node.recipe is not recipe:
-            raise _Restart  # the page was declared anew meanwhile
+        if node.recipe is not recipe or frame.overtaken:
+            raise Restart  # declared anew, or time moved on and the recipe hid it
+        node.peeked = frame.peeked
         self._note_reads(node, frame)
         seen = {**epochs, **frame.reads} if frame.reads else epochs
         # if its code changed while it ran, the value is right for this read only
@@ -300,11 +322,14 @@ class Engine:
         for entry, value in zip(recipe.inputs, values, strict=True):
             frame.hand(entry, value)
         before, running.frame = running.frame, frame
+        peeked, recipes.peeked = recipes.peeked, False
         recipes.depth += 1
         try:
             result = dense_result(recipe.run(values), name)
         finally:
+            frame.peeked = frame.peeked or recipes.peeked
             recipes.depth -= 1
+            recipes.peeked = peeked
             running.frame = before
             written = frame.written()
             if written is not None:
@@ -319,8 +344,8 @@ class Engine:
 
     def _publish(self, node: Node, run: Run, pull: Pull) -> None:
         entry = node.entry
-        now = tuple([run.epochs.get(item, -1) for item in node.inputs])
-        before = node.seen
+        inputs, before = node.inputs, node.seen
+        now = tuple([run.epochs.get(item, -1) for item in inputs])
         old = entry.tensor if entry.is_unwritten() else None
         region = difference(old, run.value)
         what = "computed" if old is None else "recomputed"
@@ -329,13 +354,12 @@ class Engine:
                 what = "unchanged"
             else:
                 self.router.publish(entry, run.value, region)
-            node.seen, node.code, node.error = now, run.code, None
+            node.seen, node.seen_of = now, inputs
+            node.code, node.error = run.code, None
             node.as_of, node.world = pull.tx, pull.world
             pull.epochs[node.id] = entry.epoch
         self._look(node)
-        node.outcome = Outcome(
-            what, run.reason, node.inputs, before, now, pull.tx, run.seconds, region
-        )
+        node.outcome = Outcome(what, run.reason, inputs, before, now, pull.tx, run.seconds, region)
         self.counts.recomputed += 1
         self.counts.unchanged += what == "unchanged"
         self.counts.seconds += run.seconds
@@ -356,25 +380,35 @@ class Engine:
             return self.router.read_at(entry, tx)
         with self.router.table.lock:
             if entry.tensor is None or entry.epoch != epoch:
-                raise _Restart
+                raise Restart
             if entry.is_unwritten():
                 return entry.alias()
         raise self.router.repair(entry)
 
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a running recipe: at its moment, and from now on an input of its page."""
+        try:
+            return frame.hand(entry, self._read_at_moment(frame, entry))
+        except Restart:
+            frame.overtaken = True
+            raise
+        except BaseException:
+            frame.peeked = True  # a recipe that goes on without this page depends on its failure
+            raise
+
+    def _read_at_moment(self, frame: Frame, entry: Entry) -> Tensor:
         self._connect(frame.node, entry)
         node = self.topology.nodes.get(entry.info.id)
         if node is None:
             epoch = frame.reads[entry] = self.router.epoch_at(entry, frame.tx)
             if epoch < 0:
-                raise _Restart  # the page was made after this pull began
-            return frame.hand(entry, self.router.read_at(entry, frame.tx))
+                raise Restart  # the page was made after this pull began
+            return self.router.read_at(entry, frame.tx)
         pull = Pull(frame.tx, self.world, frame.told)
         for item in self.topology.order([node]):
             self._settle(item, pull)
         frame.reads[entry] = pull.epochs[node.id]
-        return frame.hand(entry, self._value_at(entry, frame.tx, pull.epochs[node.id]))
+        return self._value_at(entry, frame.tx, pull.epochs[node.id])
 
     def _connect(self, node: Node, entry: Entry) -> None:
         if entry in node.inputs:

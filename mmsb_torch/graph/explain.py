@@ -142,10 +142,17 @@ def is_right(engine: Engine, node: Node) -> bool:
         return True
     for item in engine.topology.order([node]):
         recipe = item.recipe
-        if not engine.has_value(item) or item.seen != tuple(e.content for e in item.inputs):
+        if (
+            not engine.has_value(item)
+            or item.seen_of != item.inputs
+            or item.seen != tuple(e.content for e in item.inputs)
+        ):
             return False
         if recipe is not None and (
-            recipe.untracked or item.code != recipe.digest or recipe.changed() is not None
+            recipe.untracked
+            or item.peeked
+            or item.code != recipe.digest
+            or recipe.changed() is not None
         ):
             return False
     return True

@@ -98,8 +98,10 @@ class Node:
         "kind",
         "label",
         "outcome",
+        "peeked",
         "recipe",
         "seen",
+        "seen_of",
         "topology",
         "world",
     )
@@ -116,6 +118,10 @@ class Node:
         """`declared` and the pages that the recipe was seen to read."""
         self.flight: Flight | None = None
         self.seen: tuple[int, ...] = ()
+        self.seen_of = self.inputs
+        """The inputs that `seen` speaks of."""
+        self.peeked = False
+        """The recipe looked at what is not watched: it runs at every read."""
         self.code = ""
         self.as_of = -1
         """The value was right at this transaction (and back to when it was computed)."""

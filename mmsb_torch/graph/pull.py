@@ -12,6 +12,14 @@ from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType
 
+
+class Restart(BaseException):
+    """The moment moved on under a pull: look again.
+
+    No `Exception`: it passes through recipes, which may catch those.
+    """
+
+
 Told = list[tuple[EventType, dict[str, Any]]]
 
 

@@ -102,9 +102,11 @@ class KindRecipe(Recipe):
         self.changed = self._changed
 
     def _changed(self) -> str | None:
-        function = _KINDS.get(self.kind)
-        if function is None or function[0] is not self._function:
-            return f"kind {self.kind!r} was registered anew"
+        registered = _KINDS.get(self.kind)
+        if registered is not None and registered[0] is not self._function:
+            if registered[1].digest != self._definition.digest or registered[1].changed():
+                return f"kind {self.kind!r} was registered anew"
+            self._function, self._definition = registered  # equal code: go on with that
         return self._definition.changed()
 
     def refreshed(self) -> KindRecipe:

@@ -35,7 +35,17 @@ class Reader(Protocol):
 class Frame:
     """One run of a recipe: the moment it sees, and the pages it was seen to read."""
 
-    __slots__ = ("_handed", "engine", "node", "reader", "reads", "told", "tx")
+    __slots__ = (
+        "_handed",
+        "engine",
+        "node",
+        "overtaken",
+        "peeked",
+        "reader",
+        "reads",
+        "told",
+        "tx",
+    )
 
     def __init__(
         self, engine: object, reader: Reader, node: Node, tx: int, told: Told | None = None
@@ -46,6 +56,10 @@ class Frame:
         self.node = node
         self.tx = tx
         self.reads: dict[Entry, int] = {}
+        self.overtaken = False
+        """A read inside found that the moment cannot be held any more."""
+        self.peeked = False
+        """The recipe looked at the memory in a way that is not watched."""
         self._handed: list[tuple[Entry, Tensor, int]] = []
 
     def hand(self, entry: Entry, value: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class Topology:
         roots: dict[int, Entry] = {}
         checks: dict[int, Check] = {}
         if node.recipe is not None:
-            if node.recipe.untracked:  # runs at every read: no quick check may pass
+            if node.recipe.untracked or node.peeked:  # runs at every read: no quick check may pass
                 return None
             changed = node.recipe.changed
             checks[id(getattr(changed, "__self__", changed))] = changed

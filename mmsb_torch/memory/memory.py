@@ -79,6 +79,8 @@ class Memory:
             PageExistsError: it exists with another shape, dtype or id, or the id is in use.
             InvalidPageError, UnsupportedLocationError: it cannot be made like that.
         """
+        if value is None and shape is None and kind is None and name in self._router.table:
+            return self._look_up(name)
         self._router.check_open()
         table = self._router.table
         existing = table.get(name) if isinstance(name, str) else None
@@ -113,8 +115,7 @@ class Memory:
 
     def __getitem__(self, key: str | int) -> Page:
         """The page of a name or id; PageNotFoundError if there is none."""
-        self._router.check_open()
-        return self._handle(self._router.table.find(key))
+        return self._look_up(key)
 
     def __contains__(self, name: object) -> bool:
         self._router.check_open()
@@ -369,6 +370,15 @@ class Memory:
         if self._router.closed:
             self._router.check_open()
         return self._engine.read(entry)
+
+    def _look_up(self, key: str | int) -> Page:
+        if self._router.closed:
+            self._router.check_open()
+        try:
+            return self._handle(self._router.table.find(key))
+        except PageNotFoundError:
+            self._router.check_open()  # a recipe that goes on depends on the page's absence
+            raise
 
     def _entry(self, page: Page | str) -> Entry:
         if self._router.closed:

@@ -13,6 +13,8 @@ from mmsb_torch.graph import Engine, Past
 from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
 from mmsb_torch.types import Delta, Region, Transaction
 
+_TRIES = 3  # comparisons before a restore among busy writers brings whole pages
+
 
 class Moment(Mapping[str, Tensor]):
     """Every page as of one transaction: `mem.at(3)["emb"]` is a tensor, for reading.
@@ -147,13 +149,29 @@ def diff(engine: Engine, a: int, b: int) -> Diff:
 
 def restore(engine: Engine, target: int, commit: Callable[..., int]) -> int:
     """Commit what brings every page back to transaction `target`; returns the new one's number."""
-    while True:
+    about = {"restored": target}
+    for _ in range(_TRIES):
         now = engine.router.tx
         deltas = _way_back(engine, now, target)
         try:
-            return commit(deltas, metadata={"restored": target}, only_at=now)
+            return commit(deltas, metadata=about, only_at=now)
         except EpochConflictError:  # somebody committed meanwhile: compare again
             continue
+    return commit(_everything(engine, target), metadata=about)
+
+
+def _everything(engine: Engine, target: int) -> list[Delta]:
+    """Whole values of every page as of `target`: right whatever was committed meanwhile."""
+    deltas = []
+    for entry in engine.router.table:
+        value = None if entry.info.derived else _value(engine, entry, target)
+        if value is not None:
+            region = Region.all(tuple(value.shape))
+            number = next_delta_id()
+            deltas.append(
+                Delta(number, entry.info.id, -1, region, value, time.time_ns(), "restore")
+            )
+    return deltas
 
 
 def _way_back(engine: Engine, now: int, target: int) -> list[Delta]:

@@ -73,7 +73,8 @@ class Page:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What its maker gave: a read-only copy, plain data."""
-        self._memory._router.check_open()  # noqa: SLF001
+        if self._memory._router.closed:  # noqa: SLF001
+            self._memory._router.check_open()  # noqa: SLF001
         return MappingProxyType(copy.deepcopy(dict(self._entry.info.metadata)))
 
     @property
@@ -125,6 +126,7 @@ class Page:
     @property
     def changed(self) -> Region:
         """What deltas touched since the last checkpoint, as a region."""
+        self._memory._router.check_open()  # noqa: SLF001
         entry, shape = self._entry, self._spec.shape
         with self._memory._router.table.lock:  # noqa: SLF001
             return entry.journal.since(entry.journal.checkpoint, shape)
@@ -166,10 +168,11 @@ class Page:
 
     @property
     def _spec(self) -> Spec:
-        self._memory._router.check_open()  # noqa: SLF001
-        if self._entry.spec is None:  # a derived page that was never computed
+        if self._entry.info.spec is None:  # a derived page looks like its value, when that is right
             return Spec.of(self.tensor)
-        return self._entry.spec
+        if self._memory._router.closed:  # noqa: SLF001
+            self._memory._router.check_open()  # noqa: SLF001
+        return self._entry.info.spec
 
     def __repr__(self) -> str:
         entry = self._entry

@@ -27,7 +27,7 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
     if broken is not None:
         raise router.repair(broken)
-    doubtful = {node.id for node in engine.topology.nodes.values() if not _is_current(node)}
+    doubtful = {node.id for node in list(engine.topology.nodes.values()) if not _is_current(node)}
     with router.table.lock:
         tx = router.tx
         for entry in router.table:
@@ -53,7 +53,8 @@ def _is_current(node: Node) -> bool:
     recipe = node.recipe
     if recipe is None:
         return node.error is None
-    same = node.code == recipe.digest and not recipe.untracked and node.error is None
+    same = node.code == recipe.digest and node.error is None
+    same = same and not recipe.untracked and not node.peeked and node.seen_of == node.inputs
     return same and recipe.changed() is None
 
 
@@ -156,6 +157,7 @@ def _node(router: Router, entry: Entry, stored: Mapping[str, Any]) -> Node:
     node = Node(entry, None, declared)
     node.label, node.kind = stored["recipe"], stored["kind"]
     node.inputs = tuple(router.table.find(page) for page in stored["inputs"])
-    node.seen, node.code = tuple(stored["seen"]), stored["code"]
+    node.seen, node.seen_of = tuple(stored["seen"]), node.inputs
+    node.code = stored["code"]
     node.as_of, node.world = stored["as_of"], 0
     return node

@@ -46,6 +46,8 @@ class Recipes(threading.local):
     """How many recipes this thread is inside of; from there no page may be changed."""
 
     depth = 0
+    peeked = False
+    """Somebody looked at the memory itself since this was last cleared."""
 
 
 class Router:
@@ -81,7 +83,8 @@ class Router:
             )
 
     def check_open(self) -> None:
-        """Raise ClosedError after close."""
+        """Raise ClosedError after close; in a recipe, note that it looks at more than pages."""
+        self.recipes.peeked = True
         if self.closed and not self.recipes.depth:  # a moment's recipes go on reading
             raise ClosedError("the memory is closed: open it again with mmsb.open(...)")
 

@@ -34,14 +34,13 @@ def test_what_is_not_there_is_named_with_what_is_near(table):
         table.find(7)
 
 
-def test_ids_count_on_from_the_highest(table):
-    assert table.take_id(None) == 6
-    assert table.take_id(3) == 3
-    assert table.take_id(None) == 7
-    assert table.take_id(20) == 20
-    assert table.take_id(None) == 21
+def test_ids_count_on_from_the_highest(table, kit):
+    assert table.free_id(None, "x") == 6
+    assert table.free_id(3, "x") == 3
+    table.add(kit.entry(torch.zeros(3), 20, "twenty"))
+    assert table.free_id(None, "x") == 21
     with pytest.raises(PageExistsError, match=r"5.*'beta'"):
-        table.take_id(5)
+        table.free_id(5, "x")
 
 
 @pytest.mark.parametrize(("number", "name"), [(1, "new"), (9, "alpha")])
