@@ -35,6 +35,8 @@ from mmsb_torch.graph.topology import Topology
 from mmsb_torch.runtime.state import Entry, Router
 from mmsb_torch.types import EventType, Spec
 
+_NEVER = -2  # an epoch that no page has
+
 
 class Engine:
     """Keeps derived pages right, when they are read.
@@ -166,25 +168,36 @@ class Engine:
 
     def _pull(self, targets: Sequence[Node], keep_going: bool) -> list[Exception]:
         pull = Pull(self.router.tx, self.world)
-        failures: list[Exception] = []
-        failed: set[int] = set()
         try:
             with plain_torch():
-                for node in self.topology.order(targets):
-                    if failed and any(entry.info.id in failed for entry in node.inputs):
-                        failed.add(node.id)
-                        continue
-                    try:
-                        self._settle(node, pull)
-                    except MMSBError as error:
-                        if not keep_going:
-                            raise
-                        failures.append(error)
-                        failed.add(node.id)
+                failed = self._settle_all(self.topology.order(targets), pull)
         finally:
             for kind, fields in pull.told:
                 self.router.events.emit(kind, fields)
-        return failures
+        if not keep_going:
+            for node in targets:
+                if node.id in failed:
+                    raise failed[node.id]
+        return list(dict.fromkeys(failed.values()))
+
+    def _settle_all(self, order: Sequence[Node], pull: Pull) -> dict[int, MMSBError]:
+        """Settle pages, inputs first; returns what failed, by page.
+
+        A page fails with the inputs it was declared with. One that merely read a failing page the
+        last time is run: it may not read that page any more.
+        """
+        failed: dict[int, MMSBError] = {}
+        for node in order:
+            error = next((failed[e.info.id] for e in node.declared if e.info.id in failed), None)
+            if error is None:
+                try:
+                    self._settle(node, pull)
+                except MMSBError as raised:
+                    error = raised
+            if error is not None:
+                failed[node.id] = error
+                pull.epochs[node.id] = _NEVER
+        return failed
 
     def _settle(self, node: Node, pull: Pull) -> None:
         """Make one node right for the pull's moment; its inputs are. Leaves its epoch there."""
@@ -298,19 +311,22 @@ class Engine:
         seen = {**epochs, **frame.reads} if frame.reads else epochs
         # if its code changed while it ran, the value is right for this read only
         code = recipe.digest if recipe.changed() is None else "changed while it ran"
-        run = Run(value, seen, code, reason, seconds)
+        run = Run(value, seen, recipe.digest, code, reason, seconds)
         self._publish(node, run, pull)
 
     def _refresh(self, node: Node, recipe: Recipe, reason: str, pull: Pull) -> Recipe:
         """Take note of changed code: whoever depended on the old is looked at again."""
-        node.recipe = recipe.refreshed()
+        refreshed = recipe.refreshed()
         with self.topology.lock:
+            if node.recipe is not recipe:  # declared anew meanwhile
+                raise Restart
+            node.recipe = refreshed
             self.topology.version += 1
             self.world += 1
         pull.world = self.world
         fields = {"page": node.name, "reason": reason, "world": self.world}
         pull.told.append((EventType.WORLD_CHANGED, fields))
-        return node.recipe
+        return refreshed
 
     def call(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> Tensor:
         """Run the user's function: its reads go to `frame`, and it may change no page.
@@ -357,6 +373,8 @@ class Engine:
             node.seen, node.seen_of = now, inputs
             node.code, node.error = run.code, None
             node.as_of, node.world = pull.tx, pull.world
+            if run.code != run.digest:  # right for this read only: nobody may take it for fresh
+                self.world += 1
             pull.epochs[node.id] = entry.epoch
         self._look(node)
         node.outcome = Outcome(what, run.reason, inputs, before, now, pull.tx, run.seconds, region)
@@ -405,8 +423,9 @@ class Engine:
                 raise Restart  # the page was made after this pull began
             return self.router.read_at(entry, frame.tx)
         pull = Pull(frame.tx, self.world, frame.told)
-        for item in self.topology.order([node]):
-            self._settle(item, pull)
+        failed = self._settle_all(self.topology.order([node]), pull)
+        if node.id in failed:
+            raise failed[node.id]
         frame.reads[entry] = pull.epochs[node.id]
         return self._value_at(entry, frame.tx, pull.epochs[node.id])
 

@@ -167,15 +167,11 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
     if outcome is not None and (state in {"fresh", "failed"} or (untracked and not moving)):
         what, reason, seconds = outcome.what, outcome.reason, outcome.seconds
         rows = str(outcome.region) if outcome.region is not None else None
-        moved = outcome.moved()
+        moved = outcome.moved() if state != "failed" else _pending(node)
     else:
         what, seconds, rows = _NEXT.get(state, "to be recomputed at the next read"), 0.0, None
-        reason = node.recipe.changed() if node.recipe is not None else None
-        moved = {
-            entry.info.name: before.get(entry, -1)
-            for entry in node.inputs
-            if before.get(entry, -1) != entry.content
-        }
+        reason = _code_reason(node)
+        moved = _pending(node)
     if untracked and reason is None:
         reason = f"it refers to {untracked[0]}, which cannot be watched: it runs at every read"
     edits: list[Edit] = []
@@ -197,6 +193,25 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
             ]
     inputs = tuple(entry.info.name for entry in node.inputs)
     return Why(node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs)
+
+
+def _pending(node: Node) -> dict[str, int]:
+    """The inputs that changed since the value was computed: page -> epoch before."""
+    before = dict(zip(node.seen_of, node.seen, strict=False))
+    return {
+        entry.info.name: before.get(entry, -1)
+        for entry in node.inputs
+        if before.get(entry, -1) != entry.content
+    }
+
+
+def _code_reason(node: Node) -> str | None:
+    recipe = node.recipe
+    if recipe is None:
+        return None
+    if node.code and node.code != recipe.digest:
+        return "its recipe was declared with other code"
+    return recipe.changed()
 
 
 def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tuple[Edit, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmsb_torch.errors import PageMutatedError, RecipeNotLoadedError
+from mmsb_torch.errors import CycleDetectedError, PageMutatedError, RecipeNotLoadedError
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.explain import is_right
 from mmsb_torch.graph.node import Node
@@ -24,6 +24,7 @@ class Past:
         self._engine = engine
         self.tx = tx
         self._values: dict[int, tuple[Tensor, int]] = {}
+        self._under_way: set[int] = set()
 
     def value(self, entry: Entry) -> Tensor:
         """A detached alias of one page's value then.
@@ -37,15 +38,14 @@ class Past:
         node = topology.nodes.get(entry.info.id)
         if node is None:
             return self._root(entry)
-        for item in topology.order([node]):
-            if item.id not in self._values and (item is node or item.declared):
+        for item in topology.declared_order(node):
+            if item.id not in self._values:
                 self._keep(item.entry, self._derived(item))
         return self._kept(entry)
 
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a recipe that runs in this past."""
-        if entry.info.id in self._engine.topology.nodes:
-            self._engine.topology.check_acyclic(frame.node, entry)
+        frame.reads[entry] = self.tx
         return frame.hand(entry, self.value(entry))
 
     def _root(self, entry: Entry) -> Tensor:
@@ -84,8 +84,14 @@ class Past:
                 "Declare it again with mem.derive(...).",
                 page_id=node.id,
             )
+        if node.id in self._under_way:
+            raise CycleDetectedError(
+                f"page {node.name!r} depended on itself as of transaction {self.tx}",
+                page_id=node.id,
+            )
         values = [self.value(entry) for entry in recipe.inputs]
         frame = Frame(engine, self, node, self.tx)
+        self._under_way.add(node.id)
         try:
             with plain_torch():
                 return adopt(engine.call(recipe, values, frame))
@@ -93,6 +99,8 @@ class Past:
             for entry in (*recipe.inputs, *frame.reads):
                 self._values.pop(entry.info.id, None)
             raise recipe_failure(node, error, self.tx) from error
+        finally:
+            self._under_way.discard(node.id)
 
     def _is_present(self, node: Node) -> bool:
         """Whether the present value is also that of this moment."""

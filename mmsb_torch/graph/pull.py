@@ -45,7 +45,10 @@ class Run(NamedTuple):
 
     value: Tensor
     epochs: Mapping[Entry, int]
+    digest: str
+    """What the code was when it began."""
     code: str
+    """The same, or that it changed while it ran."""
     reason: str | None
     seconds: float
 

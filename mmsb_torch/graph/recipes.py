@@ -111,8 +111,10 @@ class KindRecipe(Recipe):
 
     def refreshed(self) -> KindRecipe:
         """The recipe of the kind as it is registered now."""
-        if _KINDS[self.kind][0] is self._function:
-            _KINDS[self.kind] = (self._function, self._definition.refresh())
+        definition = self._definition.refresh()
+        with _kinds_lock:
+            if _KINDS[self.kind][0] is self._function:
+                _KINDS[self.kind] = (self._function, definition)
         return KindRecipe(self.kind, self._memory, self._page)
 
     def run(self, values: Sequence[Tensor]) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mmsb_torch.errors import CycleDetectedError
 from mmsb_torch.graph.node import Check, Cone, Node
@@ -69,14 +69,20 @@ class Topology:
         if kept is not None and kept[0] == self.version:
             return kept[1]
         version = self.version
-        order = self._sorted(targets)
+        order = self._sorted(targets, lambda node: node.inputs)
         if len(order) <= _LONGEST_KEPT and len(key) <= _LARGEST_CONE:
             if len(self._orders) >= _ORDERS_KEPT:
                 self._orders.clear()
             self._orders[key] = (version, order)
         return order
 
-    def _sorted(self, targets: Iterable[Node]) -> list[Node]:
+    def declared_order(self, node: Node) -> list[Node]:
+        """As `order`, by the inputs of declarations alone."""
+        return self._sorted([node], lambda item: item.declared)
+
+    def _sorted(
+        self, targets: Iterable[Node], inputs_of: Callable[[Node], tuple[Entry, ...]]
+    ) -> list[Node]:
         nodes = self.nodes
         order: list[Node] = []
         done: set[int] = set()
@@ -86,7 +92,7 @@ class Topology:
                 node, position = stack.pop()
                 if node.id in done:
                     continue
-                inputs = node.inputs
+                inputs = inputs_of(node)
                 while position < len(inputs):
                     above = nodes.get(inputs[position].info.id)
                     position += 1

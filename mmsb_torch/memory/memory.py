@@ -79,7 +79,8 @@ class Memory:
             PageExistsError: it exists with another shape, dtype or id, or the id is in use.
             InvalidPageError, UnsupportedLocationError: it cannot be made like that.
         """
-        if value is None and shape is None and kind is None and name in self._router.table:
+        asked = (value, shape, dtype, page_id, kind)
+        if name in self._router.table and all(item is None for item in asked):
             return self._look_up(name)
         self._router.check_open()
         table = self._router.table
@@ -273,7 +274,9 @@ class Memory:
         """
         self._router.check_open()
         log = self._router.log
-        return Moment(self._engine, log[log.find(moment, step=step)])
+        with self._router.table.lock:  # a commit under way is there as a whole, or not yet
+            record = log[log.find(moment, step=step)]
+        return Moment(self._engine, record)
 
     def diff(self, a: int | str, b: int | str) -> Diff:
         """What differs between two moments, page by page, bit for bit."""

@@ -456,6 +456,19 @@ def test_a_recipe_that_writes_its_input_is_refused_and_the_value_is_back(mem, re
     assert page.tensor == wanted.sum()
 
 
+@pytest.mark.timeout(10)
+def test_whoever_else_reads_what_a_recipe_writes_into_is_right(mem):
+    mem.derive(lambda x: x + 1, "x", name="d")
+    mem.derive(writes, "d", name="writer")
+    mem.derive(lambda d: d * 2, "d", name="other")
+    for step in range(2):
+        with pytest.raises(mmsb.RecipeError, match="'writer'"):
+            mem.propagate()
+        assert torch.equal(mem["other"].tensor, (mem["x"].tensor + 1) * 2)
+        assert torch.equal(mem["d"].tensor, mem["x"].tensor + 1)
+        mem.update("x", float(step))
+
+
 @pytest.mark.parametrize("input_name", ["x", "d"])
 def test_a_kind_that_writes_what_it_reads_is_refused_and_the_value_is_back(mem, input_name):
     mem.derive(lambda x: x + 1, "x", name="d")

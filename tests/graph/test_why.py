@@ -37,20 +37,20 @@ def explained(mem, page):
     assert repr(answer.page) in text.splitlines()[0]
     assert answer.status in text
     plain = json.loads(json.dumps(answer.as_dict(), allow_nan=False))
-    _compare(plain, answer)
+    _compare(plain, answer, plain["behind"])
     assert str(mem.why(page)) == text
     assert (mem.tx, mem.stats()) == (tx, stats)  # asking computes nothing
     return answer, text
 
 
-def _compare(plain, answer):
+def _compare(plain, answer, behind):
     assert plain["page"] == answer.page
     assert (plain["status"], plain["what"]) == (answer.status, answer.what)
     assert plain["reason"] == answer.reason
     assert [e["page"] for e in plain["edits"]] == [e.page for e in answer.edits]
     assert plain["inputs"] == list(answer.inputs)
-    for inner, via in zip(plain["through"], answer.through, strict=True):
-        _compare(inner, via)
+    for name, via in zip(plain["through"], answer.through, strict=True):
+        _compare(behind[name], via, behind)
 
 
 def test_a_root_page(mem):
