@@ -51,6 +51,8 @@ class Engine:
         self.world = 0
         """Moves when code changed: quick checks made before no longer count."""
         self.running = Running()
+        self._waiting: dict[int, Flight] = {}
+        """Thread -> the flight it waits for."""
         self.declarations = 0
         """How often a page was declared with code that it did not have before."""
         self.counts = Counts()
@@ -108,6 +110,9 @@ class Engine:
         with self.topology.lock:
             extra = [entry for entry in node.inputs if entry not in node.declared]
             same = node.code == recipe.digest
+            now = node.recipe
+            if same and now is not None and recipe.kind is not None and now.kind == recipe.kind:
+                return
             self.declarations += not same
             inputs = tuple(dict.fromkeys((*recipe.inputs, *(extra if same else ()))))
             if inputs != node.inputs:
@@ -167,7 +172,7 @@ class Engine:
         return [node for node in nodes if node.entry.epoch != before[node.id]]
 
     def _pull(self, targets: Sequence[Node], keep_going: bool) -> list[Exception]:
-        pull = Pull(self.router.tx, self.world)
+        pull = Pull(self.router.tx, self.world, self.topology.version)
         try:
             with plain_torch():
                 failed = self._settle_all(self.topology.order(targets), pull)
@@ -263,26 +268,37 @@ class Engine:
             node.outcome = Outcome.without_run("cut off", pull.tx)
             pull.told.append((EventType.CUT_OFF, {"page": node.name, "tx": pull.tx}))
         node.as_of, node.world = max(pull.tx, node.as_of), pull.world
-        self._look(node)
+        self._look(node, pull)
 
-    def _look(self, node: Node) -> None:
-        version = self.topology.version
-        if node.topology != version:
-            node.cone = self.topology.cone(node)
-            node.topology = version
+    def _look(self, node: Node, pull: Pull) -> None:
+        """Make the quick check of `node`, as of the topology that the pull began with."""
+        if node.topology != pull.version:
+            node.cone = self.topology.cone(node, pull.version)
+            node.topology = pull.version
 
     def _take_off(self, node: Node) -> None:
         """Become the one thread that computes `node`; if another is, wait for it and restart."""
+        me = threading.get_ident()
         with self.topology.lock:
             flight = node.flight
             if flight is None:
                 node.flight = Flight()
                 return
-        if flight.thread == threading.get_ident():
-            raise CycleDetectedError(
-                f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
-            )
-        flight.wait()
+            if flight.thread == me:
+                raise CycleDetectedError(
+                    f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
+                )
+            ahead: Flight | None = flight
+            while ahead is not None:
+                if ahead.thread == me:  # it waits for us: give way, and look again
+                    raise Restart
+                ahead = self._waiting.get(ahead.thread)
+            self._waiting[me] = flight
+        try:
+            flight.wait()
+        finally:
+            with self.topology.lock:
+                del self._waiting[me]
         raise Restart
 
     def _compute(
@@ -376,7 +392,7 @@ class Engine:
             if run.code != run.digest:  # right for this read only: nobody may take it for fresh
                 self.world += 1
             pull.epochs[node.id] = entry.epoch
-        self._look(node)
+        self._look(node, pull)
         node.outcome = Outcome(what, run.reason, inputs, before, now, pull.tx, run.seconds, region)
         self.counts.recomputed += 1
         self.counts.unchanged += what == "unchanged"
@@ -422,7 +438,7 @@ class Engine:
             if epoch < 0:
                 raise Restart  # the page was made after this pull began
             return self.router.read_at(entry, frame.tx)
-        pull = Pull(frame.tx, self.world, frame.told)
+        pull = Pull(frame.tx, self.world, self.topology.version, frame.told)
         failed = self._settle_all(self.topology.order([node]), pull)
         if node.id in failed:
             raise failed[node.id]

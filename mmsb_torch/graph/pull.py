@@ -26,11 +26,13 @@ Told = list[tuple[EventType, dict[str, Any]]]
 class Pull:
     """One look at the graph: a moment, and what was found out about it so far."""
 
-    __slots__ = ("epochs", "reasons", "stirred", "told", "tx", "world")
+    __slots__ = ("epochs", "reasons", "stirred", "told", "tx", "version", "world")
 
-    def __init__(self, tx: int, world: int, told: Told | None = None) -> None:
+    def __init__(self, tx: int, world: int, version: int, told: Told | None = None) -> None:
         self.tx = tx
         self.world = world
+        self.version = version
+        """Of the topology, when it began."""
         self.told: Told = [] if told is None else told
         """What subscribers are told when the pull is over and no page is half done."""
         self.epochs: dict[int, int] = {}

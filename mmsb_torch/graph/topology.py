@@ -125,7 +125,7 @@ class Topology:
                     waiting.append(node.id)
         return list(found.values())
 
-    def cone(self, node: Node) -> Cone | None:
+    def cone(self, node: Node, version: int) -> Cone | None:
         """Roots and code checks of `node`, from those of its inputs; None if there are many.
 
         The inputs' cones must be up to date: call it in topological order.
@@ -141,7 +141,7 @@ class Topology:
             above = self.nodes.get(entry.info.id)
             if above is None:
                 roots[entry.info.id] = entry
-            elif above.cone is None:
+            elif above.cone is None or above.topology != version:
                 return None
             else:
                 roots.update((root.info.id, root) for root in above.cone.roots)
