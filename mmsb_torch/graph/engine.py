@@ -191,8 +191,10 @@ class Engine:
         A page fails with the inputs it was declared with. One that merely read a failing page the
         last time is run: it may not read that page any more.
         """
-        failed: dict[int, MMSBError] = {}
+        failed = pull.failed
         for node in order:
+            if node.id in pull.epochs:  # settled already, perhaps by a recipe that read it
+                continue
             error = next((failed[e.info.id] for e in node.declared if e.info.id in failed), None)
             if error is None:
                 try:
@@ -313,7 +315,7 @@ class Engine:
         if any(entry not in epochs for entry in recipe.inputs):
             raise Restart  # declared anew, with other inputs, since this pull looked
         values = [self._value_at(entry, pull.tx, epochs[entry]) for entry in recipe.inputs]
-        frame = Frame(self, self, node, pull.tx, pull.told)
+        frame = Frame(self, self, node, pull.tx, pull)
         began = time.perf_counter()
         try:
             value = adopt(self.call(recipe, values, frame))
@@ -438,7 +440,8 @@ class Engine:
             if epoch < 0:
                 raise Restart  # the page was made after this pull began
             return self.router.read_at(entry, frame.tx)
-        pull = Pull(frame.tx, self.world, self.topology.version, frame.told)
+        pull = frame.pull
+        assert pull is not None
         failed = self._settle_all(self.topology.order([node]), pull)
         if node.id in failed:
             raise failed[node.id]

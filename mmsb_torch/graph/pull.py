@@ -26,14 +26,15 @@ Told = list[tuple[EventType, dict[str, Any]]]
 class Pull:
     """One look at the graph: a moment, and what was found out about it so far."""
 
-    __slots__ = ("epochs", "reasons", "stirred", "told", "tx", "version", "world")
+    __slots__ = ("epochs", "failed", "reasons", "stirred", "told", "tx", "version", "world")
 
-    def __init__(self, tx: int, world: int, version: int, told: Told | None = None) -> None:
+    def __init__(self, tx: int, world: int, version: int) -> None:
         self.tx = tx
         self.world = world
         self.version = version
         """Of the topology, when it began."""
-        self.told: Told = [] if told is None else told
+        self.failed: dict[int, MMSBError] = {}
+        self.told: Told = []
         """What subscribers are told when the pull is over and no page is half done."""
         self.epochs: dict[int, int] = {}
         """Page id -> the epoch that is right for the moment."""

@@ -19,7 +19,7 @@ from mmsb_torch.device import (
 )
 from mmsb_torch.errors import RecipeError
 from mmsb_torch.graph.node import Node
-from mmsb_torch.graph.pull import Told
+from mmsb_torch.graph.pull import Pull
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import Region
 
@@ -41,16 +41,16 @@ class Frame:
         "node",
         "overtaken",
         "peeked",
+        "pull",
         "reader",
         "reads",
-        "told",
         "tx",
     )
 
     def __init__(
-        self, engine: object, reader: Reader, node: Node, tx: int, told: Told | None = None
+        self, engine: object, reader: Reader, node: Node, tx: int, pull: Pull | None = None
     ) -> None:
-        self.told = told
+        self.pull = pull
         self.engine = engine
         self.reader = reader
         self.node = node
