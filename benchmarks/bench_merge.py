@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 from rich.table import Table
+from timing import medians
 
 from mmsb_torch.device import delta_merge
-from timing import medians
 
 DENSITIES = (0.001, 0.01, 0.1, 0.5, 1.0)
 

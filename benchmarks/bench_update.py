@@ -2,9 +2,9 @@
 
 import torch
 from rich.table import Table
+from timing import medians
 
 import mmsb_torch as mmsb
-from timing import medians
 
 ROWS, WIDTH = 50_000, 256
 

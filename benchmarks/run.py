@@ -6,13 +6,12 @@ Timings on shared machines are noisy: the ratios within one run are what to look
 import argparse
 import platform
 
-import torch
-from rich.console import Console
-
 import bench_graph
 import bench_import
 import bench_merge
 import bench_update
+import torch
+from rich.console import Console
 
 TABLES = {
     "update": bench_update.table,

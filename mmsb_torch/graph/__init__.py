@@ -5,6 +5,7 @@
 show it to people (`draw` loads when a picture is asked for).
 """
 
+from mmsb_torch.graph.declaration import declare_again, tell_stale
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.explain import Edit, Why, is_right, status, why
 from mmsb_torch.graph.node import Node, Outcome
@@ -30,10 +31,12 @@ __all__ = [
     "Recipe",
     "Why",
     "bind",
+    "declare_again",
     "default_name",
     "is_registered",
     "is_right",
     "register_recomputation",
     "status",
+    "tell_stale",
     "why",
 ]

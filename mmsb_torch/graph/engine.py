@@ -8,18 +8,17 @@ A result equal to the old bits keeps its epoch, so whatever depends on it is cut
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from mmsb_torch.errors import (
-    CycleDetectedError,
     MMSBError,
     RecipeError,
 )
-from mmsb_torch.graph.node import Flight, Node, Outcome
+from mmsb_torch.graph.flights import Flights
+from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.pull import (
     Counts,
     Pull,
@@ -51,8 +50,7 @@ class Engine:
         self.world = 0
         """Moves when code changed: quick checks made before no longer count."""
         self.running = Running()
-        self._waiting: dict[int, Flight] = {}
-        """Thread -> the flight it waits for."""
+        self._flights = Flights(self.topology.lock)
         self.declarations = 0
         """How often a page was declared with code that it did not have before."""
         self.counts = Counts()
@@ -101,35 +99,6 @@ class Engine:
             node.as_of = max(tx, node.as_of)
         return True
 
-    def declare_again(self, node: Node, recipe: Recipe) -> None:
-        """Give an existing derived page a recipe: equal code keeps its value, other code does not.
-
-        Raises:
-            CycleDetectedError: an input depends on the page; nothing was changed.
-        """
-        with self.topology.lock:
-            extra = [entry for entry in node.inputs if entry not in node.declared]
-            same = node.code == recipe.digest
-            now = node.recipe
-            if same and now is not None and recipe.kind is not None and now.kind == recipe.kind:
-                return
-            self.declarations += not same
-            inputs = tuple(dict.fromkeys((*recipe.inputs, *(extra if same else ()))))
-            if inputs != node.inputs:
-                self.topology.connect(node, inputs)
-                node.seen = ()
-            if same and node.recipe is None:
-                node.outcome = Outcome.without_run("attached", node.as_of)
-            node.declared, node.recipe = recipe.inputs, recipe
-            node.label, node.kind = recipe.label, recipe.kind
-            self.topology.version += 1
-            self.world += 1
-
-    def tell_stale(self, pages: Sequence[int]) -> None:
-        """Tell subscribers which derived pages a change left stale."""
-        for node in self.topology.downstream(pages):
-            self.router.events.emit(EventType.STALE, {"page": node.name, "tx": self.router.tx})
-
     def pull(self, targets: Sequence[Node], *, keep_going: bool = False) -> list[Exception]:
         """Make every page of `targets` right for one moment not before the call.
 
@@ -162,7 +131,7 @@ class Engine:
 
         Raises the first failure, after everything else was computed.
         """
-        nodes = [node for _, node in sorted(self.topology.nodes.items())]
+        nodes = [node for _, node in sorted(self.topology.nodes.copy().items())]
         before = {node.id: node.entry.epoch for node in nodes}
         failures = self.pull(nodes, keep_going=True)
         if failures:
@@ -218,15 +187,13 @@ class Engine:
             pull.epochs[node.id] = epoch
             self._cut_off(node, pull)
             return
-        self._take_off(node)
+        self._flights.take_off(node)
         try:
             if node.as_of > pull.tx or node.inputs != inputs:
                 raise Restart  # another thread published a later value, or declared it anew
             self._compute(node, pull, dict(zip(inputs, now, strict=True)), reason)
         finally:
-            flight, node.flight = node.flight, None
-            if flight is not None:
-                flight.land()
+            self._flights.land(node)
         pull.stirred.add(node.id)
 
     def _input_epochs(self, node: Node, inputs: tuple[Entry, ...], pull: Pull) -> tuple[int, ...]:
@@ -264,7 +231,7 @@ class Engine:
     def _cut_off(self, node: Node, pull: Pull) -> None:
         """No input changed: the value is right for the pull's moment as it stands."""
         stirred = any(entry.info.id in pull.stirred for entry in node.inputs)
-        if stirred and node.as_of < pull.tx:
+        if stirred:
             pull.stirred.add(node.id)
             self.counts.cut_off += 1
             node.outcome = Outcome.without_run("cut off", pull.tx)
@@ -277,31 +244,6 @@ class Engine:
         if node.topology != pull.version:
             node.cone = self.topology.cone(node, pull.version)
             node.topology = pull.version
-
-    def _take_off(self, node: Node) -> None:
-        """Become the one thread that computes `node`; if another is, wait for it and restart."""
-        me = threading.get_ident()
-        with self.topology.lock:
-            flight = node.flight
-            if flight is None:
-                node.flight = Flight()
-                return
-            if flight.thread == me:
-                raise CycleDetectedError(
-                    f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
-                )
-            ahead: Flight | None = flight
-            while ahead is not None:
-                if ahead.thread == me:  # it waits for us: give way, and look again
-                    raise Restart
-                ahead = self._waiting.get(ahead.thread)
-            self._waiting[me] = flight
-        try:
-            flight.wait()
-        finally:
-            with self.topology.lock:
-                del self._waiting[me]
-        raise Restart
 
     def _compute(
         self, node: Node, pull: Pull, epochs: Mapping[Entry, int], reason: str | None

@@ -209,9 +209,10 @@ def _code_reason(node: Node) -> str | None:
     recipe = node.recipe
     if recipe is None:
         return None
-    if node.code and node.code != recipe.digest:
+    changed = recipe.changed()
+    if changed is None and node.code and node.code != recipe.digest:
         return "its recipe was declared with other code"
-    return recipe.changed()
+    return changed
 
 
 def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tuple[Edit, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmsb_torch.device import copy_of
 from mmsb_torch.errors import CycleDetectedError, PageMutatedError, RecipeNotLoadedError
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.explain import is_right
@@ -74,8 +75,8 @@ class Past:
         engine = self._engine
         if self._is_present(node):
             present = engine.router.read_derived(node.entry)
-            if present is not None:
-                return present.clone()
+            if present is not None and self._untouched(node):  # also while it was read
+                return copy_of(present)
         recipe = node.recipe
         if recipe is None:
             raise RecipeNotLoadedError(
@@ -104,9 +105,13 @@ class Past:
 
     def _is_present(self, node: Node) -> bool:
         """Whether the present value is also that of this moment."""
+        return self._untouched(node) and is_right(self._engine, node)
+
+    def _untouched(self, node: Node) -> bool:
+        """Whether no root behind a page changed since this moment."""
         nodes = self._engine.topology.nodes
         for item in self._engine.topology.order([node]):
             for entry in item.inputs:
                 if entry.info.id not in nodes and entry.tx > self.tx:
                     return False
-        return is_right(self._engine, node)
+        return True

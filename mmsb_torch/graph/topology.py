@@ -108,7 +108,7 @@ class Topology:
     def dependants(self) -> dict[int, list[Node]]:
         """Page id -> the derived pages that read it, in order of their ids."""
         below: dict[int, list[Node]] = {}
-        for _, node in sorted(self.nodes.items()):
+        for _, node in sorted(self.nodes.copy().items()):
             for entry in dict.fromkeys(node.inputs):
                 below.setdefault(entry.info.id, []).append(node)
         return below

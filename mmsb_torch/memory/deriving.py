@@ -11,6 +11,7 @@ from mmsb_torch.graph import (
     Node,
     Recipe,
     bind,
+    declare_again,
     default_name,
     is_registered,
 )
@@ -81,7 +82,7 @@ def declare(memory: Memory, name: str, recipe: Recipe, metadata: Mapping[str, An
             "page's. Choose another name=.",
             page_id=existing.info.id,
         )
-    memory._engine.declare_again(node, recipe)  # noqa: SLF001
+    declare_again(memory._engine, node, recipe)  # noqa: SLF001
     return existing
 
 
@@ -105,8 +106,9 @@ def _enter(
         recipe = make(entry)
         if there is None:
             with router.table.lock:
-                router.table.add(entry)
+                # first the node: who finds the page finds it derived
                 engine.topology.add(Node(entry, recipe, recipe.inputs))
+                router.table.add(entry)
             engine.declarations += 1
     if there is not None:  # another thread declared it meanwhile
         return declare(memory, name, recipe, None)

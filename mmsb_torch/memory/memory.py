@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError
-from mmsb_torch.graph import Engine, Why, why
+from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
@@ -219,7 +219,7 @@ class Memory:
     def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
         number = self._router.commit(deltas, **options).tx
         if self._router.events.listening:
-            self._engine.tell_stale([delta.page_id for delta in deltas])
+            tell_stale(self._engine, [delta.page_id for delta in deltas])
         return number
 
     # derived pages

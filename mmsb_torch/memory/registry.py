@@ -27,7 +27,7 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
     if broken is not None:
         raise router.repair(broken)
-    doubtful = {node.id for node in list(engine.topology.nodes.values()) if not _is_current(node)}
+    doubtful = {node.id for node in engine.topology.nodes.copy().values() if not _is_current(node)}
     with router.table.lock:
         tx = router.tx
         for entry in router.table:

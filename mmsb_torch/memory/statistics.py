@@ -19,7 +19,7 @@ def statistics(engine: Engine) -> dict[str, Any]:
     return {
         "pages": len(router.table),
         "derived": len(engine.topology.nodes),
-        "edges": sum(len(set(node.inputs)) for node in list(engine.topology.nodes.values())),
+        "edges": sum(len(set(node.inputs)) for node in engine.topology.nodes.copy().values()),
         "bytes": dict(held),
         "transaction": router.tx,
         "deltas": sum(len(record.deltas) for record in records),

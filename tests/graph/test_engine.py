@@ -391,25 +391,6 @@ def test_what_is_no_dense_tensor_is_refused_by_name(mem, make):
     assert torch.equal(page.tensor, torch.ones(2))
 
 
-def test_recipes_run_plainly_whatever_the_reader_is_doing(mem):
-    page = mem.derive(lambda x: (x @ x.T) * torch.ones(3), "x", name="p")
-    wanted = mem["x"].clone() @ mem["x"].clone().T
-    readers = [
-        torch.enable_grad(),
-        torch.inference_mode(),
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        torch.device("meta"),
-    ]
-    for reader in readers:
-        mem.update("x", 0.0)
-        assert not page.tensor.any()
-        mem.update("x", torch.arange(6.0).view(3, 2))
-        with reader:
-            found = page.tensor
-        assert same_bits(found, wanted), reader
-        assert not found.requires_grad
-
-
 # what goes wrong
 
 
@@ -690,18 +671,3 @@ def test_a_ladder_of_a_thousand_diamonds(mem, limits):
     with pytest.raises(mmsb.CycleDetectedError):
         mem.derive(torch.neg, left, name="ladder left 0")
     limits(20)
-
-
-@pytest.mark.timeout(60)
-def test_a_long_chain_of_kinds_needs_no_deep_stack(mem):
-    def plus_one(memory, page):
-        above = page.metadata["of"]
-        return memory[above].tensor + 1
-
-    mmsb.register_recomputation("test_engine/plus one", plus_one)
-    for i in range(400):
-        of = f"n{i - 1}" if i else "x"
-        mem.page(f"n{i}", kind="test_engine/plus one", metadata={"of": of})
-    assert torch.equal(mem["n399"].tensor, mem["x"].tensor + 400)
-    mem.update("x", 1.0)
-    assert torch.equal(mem["n399"].tensor, torch.full((3, 2), 401.0))

@@ -176,18 +176,6 @@ def test_an_edited_helper_global_closure_and_import(mem, monkeypatch, tmp_path):
         assert torch.equal(page.tensor, recipe(mem["x"].clone()))
 
 
-def test_a_default_dtype(mem):
-    page = mem.derive(lambda x: x.sum() * torch.ones(1) + torch.tensor([0.1]), "x", name="p")
-    before = torch.get_default_dtype()
-    assert page.tensor.dtype is torch.float32
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert same_bits(page.tensor, mem["x"].tensor.sum() * torch.ones(1) + torch.tensor([0.1]))
-    finally:
-        torch.set_default_dtype(before)
-    assert page.tensor.dtype is torch.float32
-
-
 # weights
 
 

@@ -158,7 +158,7 @@ class Table:
         self._next_id = max(self._next_id, entry.info.id + 1)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter([entry for _, entry in sorted(self._by_id.items())])
+        return iter([entry for _, entry in sorted(self._by_id.copy().items())])
 
     def __len__(self) -> int:
         return len(self._by_id)

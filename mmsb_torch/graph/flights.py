@@ -1,0 +1,56 @@
+"""One thread computes a page; others wait for it, and never for each other in a ring."""
+
+from __future__ import annotations
+
+import threading
+
+from mmsb_torch.errors import CycleDetectedError
+from mmsb_torch.graph.node import Flight, Node
+from mmsb_torch.graph.pull import Restart
+
+
+class Flights:
+    """The computations under way. Takes `lock` for moments only, never while one flies."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._waiting: dict[int, Flight] = {}
+        """Thread -> the flight it waits for."""
+
+    def take_off(self, node: Node) -> None:
+        """Become the one thread that computes `node`.
+
+        If another is: wait until it has landed, then raise Restart. If that one waits for us, give
+        way at once.
+
+        Raises:
+            CycleDetectedError: this thread is computing the page already.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            flight = node.flight
+            if flight is None:
+                node.flight = Flight()
+                return
+            if flight.thread == me:
+                raise CycleDetectedError(
+                    f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
+                )
+            ahead: Flight | None = flight
+            while ahead is not None:
+                if ahead.thread == me:
+                    raise Restart
+                ahead = self._waiting.get(ahead.thread)
+            self._waiting[me] = flight
+        try:
+            flight.wait()
+        finally:
+            with self._lock:
+                del self._waiting[me]
+        raise Restart
+
+    def land(self, node: Node) -> None:
+        """Let everybody go on who waits for `node`."""
+        flight, node.flight = node.flight, None
+        if flight is not None:
+            flight.land()
