@@ -363,6 +363,12 @@ class Engine:
                 return entry.alias()
         raise self.router.repair(entry)
 
+    def value_if(self, entry: Entry, epoch: int) -> Tensor | None:
+        """The value of a derived page, if it is at `epoch`."""
+        with self.router.table.lock:
+            there = entry.tensor is not None and entry.epoch == epoch and entry.is_unwritten()
+            return entry.alias() if there else None
+
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a running recipe: at its moment, and from now on an input of its page."""
         try:

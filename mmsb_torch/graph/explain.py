@@ -140,22 +140,19 @@ def is_right(engine: Engine, node: Node) -> bool:
     """Whether nothing behind a page changed since its value was computed; runs nothing."""
     if engine.is_fresh(node):
         return True
-    for item in engine.topology.order([node]):
-        recipe = item.recipe
-        if (
-            not engine.has_value(item)
-            or item.seen_of != item.inputs
-            or item.seen != tuple(e.content for e in item.inputs)
-        ):
-            return False
-        if recipe is not None and (
-            recipe.untracked
-            or item.peeked
-            or item.code != recipe.digest
-            or recipe.changed() is not None
-        ):
-            return False
-    return True
+    return all(is_current(engine, item) for item in engine.topology.order([node]))
+
+
+def is_current(engine: Engine, node: Node) -> bool:
+    """Whether a value is what its recipe, as it is now, gave for its inputs as they are now."""
+    recipe = node.recipe
+    if not engine.has_value(node) or node.seen_of != node.inputs:
+        return False
+    if node.seen != tuple([entry.content for entry in node.inputs]):
+        return False
+    return recipe is None or not (
+        recipe.untracked or node.peeked or node.code != recipe.digest or recipe.changed()
+    )
 
 
 def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:

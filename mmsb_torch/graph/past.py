@@ -7,7 +7,7 @@ from torch import Tensor
 from mmsb_torch.device import copy_of
 from mmsb_torch.errors import CycleDetectedError, PageMutatedError, RecipeNotLoadedError
 from mmsb_torch.graph.engine import Engine
-from mmsb_torch.graph.explain import is_right
+from mmsb_torch.graph.explain import is_current
 from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.pull import recipe_failure
 from mmsb_torch.graph.running import Frame, adopt, plain_torch
@@ -26,6 +26,8 @@ class Past:
         self.tx = tx
         self._values: dict[int, tuple[Tensor, int]] = {}
         self._under_way: set[int] = set()
+        self._present: set[int] = set()
+        """Pages whose present value is that of this moment."""
 
     def value(self, entry: Entry) -> Tensor:
         """A detached alias of one page's value then.
@@ -73,9 +75,11 @@ class Past:
 
     def _derived(self, node: Node) -> Tensor:
         engine = self._engine
+        epoch = node.entry.epoch
         if self._is_present(node):
-            present = engine.router.read_derived(node.entry)
-            if present is not None and self._untouched(node):  # also while it was read
+            present = engine.value_if(node.entry, epoch)
+            if present is not None:
+                self._present.add(node.id)
                 return copy_of(present)
         recipe = node.recipe
         if recipe is None:
@@ -104,14 +108,12 @@ class Past:
             self._under_way.discard(node.id)
 
     def _is_present(self, node: Node) -> bool:
-        """Whether the present value is also that of this moment."""
-        return self._untouched(node) and is_right(self._engine, node)
-
-    def _untouched(self, node: Node) -> bool:
-        """Whether no root behind a page changed since this moment."""
+        """Whether the present value is also that of this moment; its inputs were looked at."""
         nodes = self._engine.topology.nodes
-        for item in self._engine.topology.order([node]):
-            for entry in item.inputs:
-                if entry.info.id not in nodes and entry.tx > self.tx:
+        for entry in node.inputs:
+            if entry.info.id in nodes:
+                if entry.info.id not in self._present:
                     return False
-        return True
+            elif entry.tx > self.tx:
+                return False
+        return is_current(self._engine, node)

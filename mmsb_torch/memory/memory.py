@@ -80,7 +80,7 @@ class Memory:
             InvalidPageError, UnsupportedLocationError: it cannot be made like that.
         """
         asked = (value, shape, dtype, page_id, kind)
-        if name in self._router.table and all(item is None for item in asked):
+        if isinstance(name, str) and name in self._router.table and asked == (None,) * 5:
             return self._look_up(name)
         self._router.check_open()
         table = self._router.table

@@ -336,6 +336,7 @@ DENSE = {
     "bool": lambda: torch.tensor(True),
     "nan": lambda: torch.tensor([float("nan"), -0.0]),
     "parameter": lambda: torch.nn.Parameter(torch.ones(2)),
+    "buffer": lambda: torch.nn.Buffer(torch.ones(2)),
     "requires grad": lambda: torch.ones(2, requires_grad=True).exp(),
     "float8": lambda: torch.arange(3, dtype=torch.uint8).view(torch.float8_e5m2),
 }
@@ -367,8 +368,13 @@ def test_inference_tensors_become_ordinary_values(mem):
     assert torch.equal(page.tensor, torch.full((3, 2), 2.0))
 
 
+class Special(torch.Tensor):
+    """A tensor of a class of the user's."""
+
+
 NOT_DENSE = {
     "None": lambda: None,
+    "subclass": lambda: torch.ones(2).as_subclass(Special),
     "float": lambda: 3.0,
     "list": lambda: [1.0],
     "tuple": lambda: (torch.ones(1), torch.ones(1)),
@@ -437,17 +443,20 @@ def test_a_recipe_that_writes_its_input_is_refused_and_the_value_is_back(mem, re
     assert page.tensor == wanted.sum()
 
 
-@pytest.mark.timeout(10)
-def test_whoever_else_reads_what_a_recipe_writes_into_is_right(mem):
+def test_every_input_that_was_written_is_back(mem):
+    def writes_all(x, y, d):
+        for value in (x, y, d):
+            value.fill_(9)
+        return x + y
+
     mem.derive(lambda x: x + 1, "x", name="d")
-    mem.derive(writes, "d", name="writer")
-    mem.derive(lambda d: d * 2, "d", name="other")
-    for step in range(2):
-        with pytest.raises(mmsb.RecipeError, match="'writer'"):
-            mem.propagate()
-        assert torch.equal(mem["other"].tensor, (mem["x"].tensor + 1) * 2)
-        assert torch.equal(mem["d"].tensor, mem["x"].tensor + 1)
-        mem.update("x", float(step))
+    mem.derive(writes_all, name="p")
+    for _ in range(2):
+        with pytest.raises(mmsb.RecipeError, match="'p'"):
+            _ = mem["p"].tensor
+        assert torch.equal(mem["x"].tensor, torch.arange(6.0).view(3, 2))
+        assert torch.equal(mem["y"].tensor, torch.ones(3, 2))
+        assert torch.equal(mem["d"].tensor, torch.arange(6.0).view(3, 2) + 1)
 
 
 @pytest.mark.parametrize("input_name", ["x", "d"])
@@ -612,30 +621,6 @@ def look_at(mem, name, wanted, moment):
     assert mem.at(moment)[name].shape == wanted.shape
     assert len(mem.at(moment)) == len(mem)
     repr(mem[name]), mem.stats(), repr(mem)
-
-
-@pytest.mark.timeout(150)
-def test_a_chain_of_ten_thousand(mem, limits):
-    for i in range(10_000):
-        mem.derive(torch.neg, f"n{i - 1}" if i else "x", name=f"n{i}")
-    limits(20)
-    moment, x = mem.tx, mem["x"].clone()
-    assert torch.equal(mem["n9999"].tensor, x)
-    limits(20)
-    mem.update("x", 2.0)
-    assert len(mem.propagate()) == 10_000
-    limits(20)
-    for _ in range(5):
-        _ = mem["n9999"].tensor
-    limits(20)
-    look_at(mem, "n9999", torch.full((3, 2), 2.0), moment)
-    limits(20)
-    mem.derive(torch.abs, "x", name="n0")
-    assert torch.equal(mem["n9999"].tensor, torch.full((3, 2), -2.0))
-    limits(20)
-    with pytest.raises(mmsb.CycleDetectedError):
-        mem.derive(torch.neg, "n9999", name="n0")
-    limits(20)
 
 
 @pytest.mark.timeout(150)

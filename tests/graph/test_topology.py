@@ -509,6 +509,31 @@ def test_a_declaration_during_another_read_is_not_lost_below(mem, gates, monkeyp
 FACTOR = 1.0
 
 
+@pytest.mark.parametrize("change", ["code", "declaration"])
+def test_who_waits_for_another_thread_gets_no_older_code(mem, gates, monkeypatch, change):
+    """`a` changes while another thread computes `b` from the old; then `b` is read again."""
+
+    def b_of(a):
+        LOG.info("in b")
+        return a + 0
+
+    mem.derive(lambda x: x + FACTOR, "x", name="a")
+    b = mem.derive(b_of, "a", name="b")
+    gates["in b"] = Gate()
+    first = Reading(b)
+    assert gates["in b"].reached.wait(10)
+    if change == "code":
+        monkeypatch.setitem(globals(), "FACTOR", 100.0)
+    else:
+        mem.derive(lambda x: x + 100, "x", name="a")
+    second = Reading(b)
+    second.thread.join(0.2)  # it waits for the first
+    gates["in b"].opened.set()
+    assert float(first.value()[0]) in {1.0, 100.0}
+    assert torch.equal(second.value(), torch.arange(4.0) + 100)
+    assert torch.equal(b.tensor, torch.arange(4.0) + 100)
+
+
 def test_a_recipe_that_suppresses_everything_cannot_hide_that_time_moved_on(mem, kind, gates):
     mem.derive(lambda x: x + 1, "x", name="d")
 
