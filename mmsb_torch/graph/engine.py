@@ -105,26 +105,11 @@ class Engine:
         Raises the first failure; with `keep_going` what can be computed is, and the failures are
         returned.
         """
-        began = self.router.tx
         while True:
             try:
                 return self._pull(targets, keep_going)
             except Restart:
-                if all(self._settled_since(node, began) for node in targets):
-                    return []
-
-    def _settled_since(self, node: Node, tx: int) -> bool:
-        """Whether another thread made `node` right for a moment not before `tx`."""
-        recipe = node.recipe
-        return (
-            node.as_of >= tx
-            and self.has_value(node)
-            and not node.peeked
-            and recipe is not None
-            and not recipe.untracked
-            and node.code == recipe.digest
-            and recipe.changed() is None
-        )
+                continue
 
     def propagate(self) -> list[Node]:
         """Make every derived page right; returns those whose value changed.
@@ -308,11 +293,11 @@ class Engine:
             recipes.peeked = peeked
             running.frame = before
             written = frame.written()
-            if written is not None:
-                self.router.repair(written)
-        if written is not None:
+            for entry in written:
+                self.router.repair(entry)
+        if written:
             raise RecipeError(
-                f"the recipe of page {name!r} wrote into its input {written.info.name!r}, "
+                f"the recipe of page {name!r} wrote into its input {written[0].info.name!r}, "
                 "whose committed value was put back. Work on input.clone().",
                 page_id=frame.node.id,
             )

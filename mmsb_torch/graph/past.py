@@ -7,7 +7,7 @@ from torch import Tensor
 from mmsb_torch.device import copy_of
 from mmsb_torch.errors import CycleDetectedError, PageMutatedError, RecipeNotLoadedError
 from mmsb_torch.graph.engine import Engine
-from mmsb_torch.graph.explain import is_current
+from mmsb_torch.graph.explain import is_right
 from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.pull import recipe_failure
 from mmsb_torch.graph.running import Frame, adopt, plain_torch
@@ -26,8 +26,6 @@ class Past:
         self.tx = tx
         self._values: dict[int, tuple[Tensor, int]] = {}
         self._under_way: set[int] = set()
-        self._present: set[int] = set()
-        """Pages whose present value is that of this moment."""
 
     def value(self, entry: Entry) -> Tensor:
         """A detached alias of one page's value then.
@@ -53,7 +51,9 @@ class Past:
 
     def _root(self, entry: Entry) -> Tensor:
         if entry.info.id not in self._values:
-            if entry.tx <= self.tx and not entry.is_unwritten():  # the present value is meant
+            with self._engine.router.table.lock:
+                written = entry.tx <= self.tx and not entry.is_unwritten()
+            if written:  # the present value is meant, and somebody wrote to it
                 raise self._engine.router.repair(entry)
             log = self._engine.router.log
             self._keep(entry, value_at(log, entry.info.id, self.tx))
@@ -79,8 +79,9 @@ class Past:
         if self._is_present(node):
             present = engine.value_if(node.entry, epoch)
             if present is not None:
-                self._present.add(node.id)
-                return copy_of(present)
+                copied = copy_of(present)
+                if self._untouched(node):  # also while it was read
+                    return copied
         recipe = node.recipe
         if recipe is None:
             raise RecipeNotLoadedError(
@@ -108,12 +109,15 @@ class Past:
             self._under_way.discard(node.id)
 
     def _is_present(self, node: Node) -> bool:
-        """Whether the present value is also that of this moment; its inputs were looked at."""
+        """Whether the present value is also that of this moment."""
+        return self._untouched(node) and is_right(self._engine, node)
+
+    def _untouched(self, node: Node) -> bool:
+        """Whether no root behind a page changed since this moment."""
         nodes = self._engine.topology.nodes
-        for entry in node.inputs:
-            if entry.info.id in nodes:
-                if entry.info.id not in self._present:
-                    return False
-            elif entry.tx > self.tx:
-                return False
-        return is_current(self._engine, node)
+        return not any(
+            entry.tx > self.tx
+            for item in self._engine.topology.order([node])
+            for entry in item.inputs
+            if entry.info.id not in nodes
+        )

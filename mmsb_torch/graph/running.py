@@ -67,12 +67,10 @@ class Frame:
         self._handed.append((entry, value, value._version))  # noqa: SLF001 - the public counter
         return value
 
-    def written(self) -> Entry | None:
-        """The first page that the recipe wrote into, if any."""
-        for entry, value, version in self._handed:
-            if value._version != version:  # noqa: SLF001
-                return entry
-        return None
+    def written(self) -> list[Entry]:
+        """The pages that the recipe wrote into."""
+        handed = self._handed
+        return [entry for entry, value, version in handed if value._version != version]  # noqa: SLF001
 
 
 class Running(threading.local):

@@ -24,7 +24,8 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     tensors: dict[str, Tensor] = {}
     pages: list[dict[str, Any]] = []
     epochs: dict[int, int] = {}
-    broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
+    with router.table.lock:
+        broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
     if broken is not None:
         raise router.repair(broken)
     doubtful = {node.id for node in engine.topology.nodes.copy().values() if not _is_current(node)}

@@ -25,6 +25,8 @@ class Spy:
 
     def __call__(self, record):
         self.names.append(record.msg)
+        if len(self.names) > 1_000:
+            pytest.fail(f"runs in circles: {self.names[-4:]}")
         self.kept += record.args or ()
         self.act.get(record.msg, lambda: None)()
         return False
@@ -242,7 +244,6 @@ def test_a_recipe_that_runs_at_each_read_cuts_off_what_does_not_change(mem, spy)
         assert spy.taken() == (["below", "noisy"] if number == 0 else ["noisy"])
 
 
-@pytest.mark.timeout(10)
 def test_a_page_of_two_pages_that_change_at_each_read_comes_to_an_end(mem, spy):
     def counted(x):
         LOG.info("counted")
