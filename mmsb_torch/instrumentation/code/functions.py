@@ -180,9 +180,8 @@ def _scope_of(function: types.FunctionType) -> Scope:
     library = None
     if libraries.is_library_file(function.__code__.co_filename):
         library = libraries.library_of(str(function.__globals__.get("__name__")))
-    # mypy does not know this attribute of functions.
-    builtin: Mapping[str, Any] = function.__builtins__  # type: ignore[attr-defined]
-    return Scope(function.__globals__, builtin, library)
+    untyped: Any = function  # whether mypy knows `__builtins__` depends on what its cache holds
+    return Scope(function.__globals__, untyped.__builtins__, library)
 
 
 def _visit_defaults(walk: Walk, function: types.FunctionType) -> None:
