@@ -1,13 +1,15 @@
 """Derived pages: who depends on whom, what is stale, and what has to be computed again.
 
-`node` and `topology` hold the graph, `recipes` the functions, `engine` pulls values (with
-`running` around each recipe), `past` does the same for an earlier moment, `explain` and `draw`
-show it to people (`draw` loads when a picture is asked for).
+`node` and `topology` hold the graph, `recipes` the functions. A `look` finds what is right for one
+moment; a `pull` is a look that computes the rest (with `running` around each recipe); the `engine`
+answers reads with them, and `past` does the same for an earlier moment. `explain` and `draw` show it
+to people (`draw` loads when a picture is asked for).
 """
 
 from mmsb_torch.graph.declaration import declare_again, tell_stale
 from mmsb_torch.graph.engine import Engine
-from mmsb_torch.graph.explain import Edit, Why, is_right, status, why
+from mmsb_torch.graph.explain import Edit, Why, status, why
+from mmsb_torch.graph.look import Look
 from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.recipes import (
@@ -25,6 +27,7 @@ __all__ = [
     "Edit",
     "Engine",
     "KindRecipe",
+    "Look",
     "Node",
     "Outcome",
     "Past",
@@ -34,7 +37,6 @@ __all__ = [
     "declare_again",
     "default_name",
     "is_registered",
-    "is_right",
     "register_recomputation",
     "status",
     "tell_stale",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmsb_torch.graph.engine import Engine
+from mmsb_torch.graph.look import Look
 from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
 
@@ -120,43 +121,25 @@ def why(engine: Engine, entry: Entry) -> Why:
         return Why(
             entry.info.name, "root", f"a page of your own at epoch {entry.epoch}", None, edits
         )
+    look = Look(engine)
     for item in engine.topology.order([node]):
-        told[item.id] = _explain(engine, item, told)
+        told[item.id] = _explain(look, item, told)
     return told[node.id]
 
 
-def status(engine: Engine, node: Node) -> str:
-    """One word for how a derived page stands."""
+def status(look: Look, node: Node) -> str:
+    """One word for how a derived page stands at the moment of `look`."""
     if node.error is not None:
         return "failed"
     if node.entry.tensor is None:
         return "new" if node.recipe is not None else "unbound"
-    if is_right(engine, node):
+    if look.is_right(node):
         return "fresh"
     return "stale" if node.recipe is not None else "unbound"
 
 
-def is_right(engine: Engine, node: Node) -> bool:
-    """Whether nothing behind a page changed since its value was computed; runs nothing."""
-    if engine.is_fresh(node):
-        return True
-    return all(is_current(engine, item) for item in engine.topology.order([node]))
-
-
-def is_current(engine: Engine, node: Node) -> bool:
-    """Whether a value is what its recipe, as it is now, gave for its inputs as they are now."""
-    recipe = node.recipe
-    if not engine.has_value(node) or node.seen_of != node.inputs:
-        return False
-    if node.seen != tuple([entry.content for entry in node.inputs]):
-        return False
-    return recipe is None or not (
-        recipe.untracked or node.peeked or node.code != recipe.digest or recipe.changed()
-    )
-
-
-def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
-    state = status(engine, node)
+def _explain(look: Look, node: Node, told: dict[int, Why]) -> Why:
+    engine, state = look.engine, status(look, node)
     outcome = node.outcome
     before = dict(zip(node.inputs, node.seen, strict=False))
     untracked = node.recipe.untracked if node.recipe is not None else ()
@@ -167,7 +150,7 @@ def _explain(engine: Engine, node: Node, told: dict[int, Why]) -> Why:
         moved = outcome.moved() if state != "failed" else _pending(node)
     else:
         what, seconds, rows = _NEXT.get(state, "to be recomputed at the next read"), 0.0, None
-        reason = _code_reason(node)
+        reason = look.code_change(node) if not untracked else None
         moved = _pending(node)
     if untracked and reason is None:
         reason = f"it refers to {untracked[0]}, which cannot be watched: it runs at every read"
@@ -200,16 +183,6 @@ def _pending(node: Node) -> dict[str, int]:
         for entry in node.inputs
         if before.get(entry, -1) != entry.content
     }
-
-
-def _code_reason(node: Node) -> str | None:
-    recipe = node.recipe
-    if recipe is None:
-        return None
-    changed = recipe.changed()
-    if changed is None and node.code and node.code != recipe.digest:
-        return "its recipe was declared with other code"
-    return changed
 
 
 def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tuple[Edit, ...]:

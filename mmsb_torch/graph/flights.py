@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from mmsb_torch.errors import CycleDetectedError
+from mmsb_torch.graph.failures import Restart
 from mmsb_torch.graph.node import Flight, Node
-from mmsb_torch.graph.pull import Restart
 
 
 class Flights:

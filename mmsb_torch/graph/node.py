@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from mmsb_torch.instrumentation.context import Settings
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import Region
 
@@ -61,10 +62,12 @@ class Cone(NamedTuple):
 class Flight:
     """One computation under way: others wait for it instead of computing the same."""
 
-    __slots__ = ("_landed", "thread")
+    __slots__ = ("_landed", "reads", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
+        self.reads: set[Entry] = set()
+        """The pages that the recipe read so far, beside those of its declaration."""
         self._landed = threading.Lock()  # a tenth of an Event's cost
         self._landed.acquire()
 
@@ -81,9 +84,9 @@ class Flight:
 class Node:
     """A derived page in the graph.
 
-    `seen` holds the epochs of `inputs` that the value was computed from and `code` the digest of
-    the recipe that computed it: the value is right for a moment exactly if both are those of that
-    moment. Only the thread that holds the node's flight writes the fields below it.
+    `seen` holds the epochs of `inputs` that the value was computed from, `code` the digest of the
+    recipe that computed it and `settings` torch's: the value is right for a moment exactly if they
+    are those of that moment. Only the thread that holds the node's flight writes the fields below it.
     """
 
     __slots__ = (
@@ -102,6 +105,7 @@ class Node:
         "recipe",
         "seen",
         "seen_of",
+        "settings",
         "topology",
         "world",
     )
@@ -123,6 +127,8 @@ class Node:
         self.peeked = False
         """The recipe looked at what is not watched: it runs at every read."""
         self.code = ""
+        self.settings: Settings = ()
+        """Torch's settings when the value was computed."""
         self.as_of = -1
         """The value was right at this transaction (and back to when it was computed)."""
         self.world = -1
@@ -140,6 +146,11 @@ class Node:
     def name(self) -> str:
         """The page's name."""
         return self.entry.info.name
+
+    @property
+    def has_value(self) -> bool:
+        """Whether the page was computed and did not fail since."""
+        return self.entry.tensor is not None and self.error is None
 
     def __repr__(self) -> str:
         return f"<Node {self.name!r} as of {self.as_of}, {len(self.inputs)} inputs>"

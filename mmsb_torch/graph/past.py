@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from mmsb_torch.device import copy_of
 from mmsb_torch.errors import CycleDetectedError, PageMutatedError, RecipeNotLoadedError
-from mmsb_torch.graph.engine import Engine
-from mmsb_torch.graph.explain import is_right
+from mmsb_torch.graph.failures import TooDeep, Written, recipe_failure, wrote_into_input
+from mmsb_torch.graph.look import NEVER, Look
 from mmsb_torch.graph.node import Node
-from mmsb_torch.graph.pull import recipe_failure
-from mmsb_torch.graph.running import Frame, adopt, plain_torch
+from mmsb_torch.graph.recipes import Recipe
+from mmsb_torch.graph.running import Frame
 from mmsb_torch.runtime.state import Entry, value_at
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.engine import Engine
 
 
 class Past:
@@ -22,8 +28,11 @@ class Past:
     """
 
     def __init__(self, engine: Engine, tx: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self.tx = tx
+        self._look = Look(engine, tx)
+        self._epochs: dict[int, int] = {}
+        """Of kept pages: the epoch whose value is kept, NEVER if it was computed here."""
         self._values: dict[int, tuple[Tensor, int]] = {}
         self._under_way: set[int] = set()
 
@@ -35,37 +44,66 @@ class Past:
             RecipeError, RecipeNotLoadedError: it is derived and cannot be computed.
             PageMutatedError: somebody wrote to what this returned before.
         """
-        topology = self._engine.topology
+        # what was not kept is looked at again: its code may have changed
+        self._look = Look(self.engine, self.tx)
+        self._look.epochs = ChainMap({}, self._epochs)
+        wanted = [entry]
+        while True:
+            try:
+                value = self._value(wanted[-1])
+            except TooDeep as deep:
+                wanted.append(deep.entry)
+                continue
+            if len(wanted) == 1:
+                return value
+            wanted.pop()
+
+    def _value(self, entry: Entry) -> Tensor:
+        topology = self.engine.topology
         node = topology.nodes.get(entry.info.id)
         if node is None:
             return self._root(entry)
-        for item in topology.declared_order(node):
-            if item.id not in self._values:
-                self._keep(item.entry, self._derived(item))
+        for item in self._needed(node):
+            if item.id not in self._values:  # a recipe before may have read it
+                self._keep(item.entry, *self._derived(item))
         return self._kept(entry)
+
+    def _needed(self, node: Node) -> list[Node]:
+        """The pages whose values it takes for that of `node`, inputs first."""
+        order = self.engine.topology.declared_order(node, known=self._values)
+        needed = {node.id}
+        for item in reversed(order):
+            if item.id in needed and not self._look.is_right(item):
+                needed.update(entry.info.id for entry in item.declared)
+        return [item for item in order if item.id in needed]
 
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
         """A read by a recipe that runs in this past."""
         frame.reads[entry] = self.tx
-        return frame.hand(entry, self.value(entry))
+        if entry.info.id not in self._values and self.engine.runner.too_deep:
+            frame.restart = TooDeep(entry)
+            raise frame.restart
+        return frame.hand(entry, self._value(entry))
 
     def _root(self, entry: Entry) -> Tensor:
         if entry.info.id not in self._values:
-            with self._engine.router.table.lock:
+            with self.engine.router.table.lock:
                 written = entry.tx <= self.tx and not entry.is_unwritten()
             if written:  # the present value is meant, and somebody wrote to it
-                raise self._engine.router.repair(entry)
-            log = self._engine.router.log
-            self._keep(entry, value_at(log, entry.info.id, self.tx))
+                raise self.engine.router.repair(entry)
+            log = self.engine.router.log
+            self._keep(entry, value_at(log, entry.info.id, self.tx), None)
         return self._kept(entry)
 
-    def _keep(self, entry: Entry, value: Tensor) -> None:
+    def _keep(self, entry: Entry, value: Tensor, epoch: int | None) -> None:
+        if epoch is not None:
+            self._epochs[entry.info.id] = self._look.epochs[entry.info.id] = epoch
         self._values[entry.info.id] = (value, value._version)  # noqa: SLF001 - the public counter
 
     def _kept(self, entry: Entry) -> Tensor:
         value, version = self._values[entry.info.id]
         if value._version != version:  # noqa: SLF001
-            del self._values[entry.info.id]
+            self._forget(entry)
             raise PageMutatedError(
                 f"the value of page {entry.info.name!r} as of transaction {self.tx} was written "
                 "to: it is for reading. Ask for it again, and write to a clone.",
@@ -73,15 +111,17 @@ class Past:
             )
         return value.detach()
 
-    def _derived(self, node: Node) -> Tensor:
-        engine = self._engine
-        epoch = node.entry.epoch
-        if self._is_present(node):
-            present = engine.value_if(node.entry, epoch)
+    def _forget(self, entry: Entry) -> None:
+        self._values.pop(entry.info.id, None)
+        self._epochs.pop(entry.info.id, None)
+
+    def _derived(self, node: Node) -> tuple[Tensor, int]:
+        """A value of one page, and the epoch that it is of (NEVER: of none)."""
+        if self._look.is_right(node):
+            epoch = self._look.epochs[node.id]
+            present = self.engine.router.read_derived(node.entry, epoch)
             if present is not None:
-                copied = copy_of(present)
-                if self._untouched(node):  # also while it was read
-                    return copied
+                return copy_of(present), epoch
         recipe = node.recipe
         if recipe is None:
             raise RecipeNotLoadedError(
@@ -95,29 +135,23 @@ class Past:
                 f"page {node.name!r} depended on itself as of transaction {self.tx}",
                 page_id=node.id,
             )
-        values = [self.value(entry) for entry in recipe.inputs]
-        frame = Frame(engine, self, node, self.tx)
         self._under_way.add(node.id)
         try:
-            with plain_torch():
-                return adopt(engine.call(recipe, values, frame))
-        except Exception as error:
-            for entry in (*recipe.inputs, *frame.reads):
-                self._values.pop(entry.info.id, None)
-            raise recipe_failure(node, error, self.tx) from error
+            return self._run(node, recipe), NEVER
         finally:
             self._under_way.discard(node.id)
 
-    def _is_present(self, node: Node) -> bool:
-        """Whether the present value is also that of this moment."""
-        return self._untouched(node) and is_right(self._engine, node)
-
-    def _untouched(self, node: Node) -> bool:
-        """Whether no root behind a page changed since this moment."""
-        nodes = self._engine.topology.nodes
-        return not any(
-            entry.tx > self.tx
-            for item in self._engine.topology.order([node])
-            for entry in item.inputs
-            if entry.info.id not in nodes
-        )
+    def _run(self, node: Node, recipe: Recipe) -> Tensor:
+        values = [self._value(entry) for entry in recipe.inputs]
+        frame = Frame(self, node)
+        try:
+            value = self.engine.runner.run(recipe, values, frame)
+        except Exception as error:
+            for entry in (*recipe.inputs, *frame.reads):  # it may have written to these
+                self._forget(entry)
+            if isinstance(error, Written):  # they are this thread's alone: nobody else did
+                error = wrote_into_input(node, error.entries[0])
+            raise recipe_failure(node, error, self.tx) from error
+        if frame.restart is not None:  # and the recipe hid it
+            raise frame.restart
+        return value

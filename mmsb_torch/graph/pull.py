@@ -1,53 +1,45 @@
-"""What one pull finds out on its way, and what it tells when something fails."""
+"""One pull: makes pages right for one moment, inputs first, running what has to be run.
+
+In topological order each derived page is either right (cut off) or recomputed, without locks, by
+one thread while others wait. A result equal to the old bits keeps its epoch, so whatever depends on
+it is cut off in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from mmsb_torch.errors import CycleDetectedError, MMSBError, RecipeError, RecipeNotLoadedError
-from mmsb_torch.graph.node import Node
+from mmsb_torch.errors import MMSBError
+from mmsb_torch.graph.failures import (
+    Overtaken,
+    Restart,
+    TooDeep,
+    Written,
+    not_loaded,
+    recipe_failure,
+    said,
+    wrote_into_input,
+)
+from mmsb_torch.graph.look import NEVER, Look
+from mmsb_torch.graph.node import Node, Outcome
+from mmsb_torch.graph.recipes import Recipe
+from mmsb_torch.graph.running import Frame, difference
+from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry
-from mmsb_torch.types import EventType
+from mmsb_torch.types import EventType, Spec
 
-
-class Restart(BaseException):
-    """The moment moved on under a pull: look again.
-
-    No `Exception`: it passes through recipes, which may catch those.
-    """
-
-
-Told = list[tuple[EventType, dict[str, Any]]]
-
-
-class Pull:
-    """One look at the graph: a moment, and what was found out about it so far."""
-
-    __slots__ = ("epochs", "failed", "reasons", "stirred", "told", "tx", "version", "world")
-
-    def __init__(self, tx: int, world: int, version: int) -> None:
-        self.tx = tx
-        self.world = world
-        self.version = version
-        """Of the topology, when it began."""
-        self.failed: dict[int, MMSBError] = {}
-        self.told: Told = []
-        """What subscribers are told when the pull is over and no page is half done."""
-        self.epochs: dict[int, int] = {}
-        """Page id -> the epoch that is right for the moment."""
-        self.reasons: dict[int, str | None] = {}
-        self.stirred: set[int] = set()
-        """Pages with a change somewhere behind them, even if it was cut off on the way."""
+if TYPE_CHECKING:
+    from mmsb_torch.graph.engine import Engine
 
 
 class Run(NamedTuple):
     """A recipe's result on its way to publication."""
 
     value: Tensor
-    epochs: Mapping[Entry, int]
     digest: str
     """What the code was when it began."""
     code: str
@@ -56,46 +48,225 @@ class Run(NamedTuple):
     seconds: float
 
 
-class Counts:
-    """How often the engine did what, since the memory was opened."""
+class Pull(Look):
+    """One look at the graph that computes what is not right. For one thread."""
 
-    __slots__ = ("cut_off", "failed", "recomputed", "seconds", "unchanged")
+    __slots__ = ("_stirred", "failed", "told", "version", "world")
 
-    def __init__(self) -> None:
-        self.recomputed = 0
-        self.unchanged = 0
-        self.cut_off = 0
-        self.failed = 0
-        self.seconds = 0.0
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.world = engine.world
+        self.version = engine.topology.version
+        """Of the topology, when it began."""
+        self.failed: dict[int, MMSBError] = {}
+        self.told: list[tuple[EventType, dict[str, Any]]] = []
+        """What subscribers are told when the pull is over and no page is half done."""
+        self._stirred: set[int] = set()
+        """Pages with a change somewhere behind them, even if it was cut off on the way."""
 
+    def settle_all(self, order: Sequence[Node]) -> None:
+        """Make pages right for the moment, inputs first; `failed` says which could not be.
 
-def said(error: Exception) -> str:
-    """What an error says, in one line for another message."""
-    return error.message if isinstance(error, MMSBError) else f"{type(error).__name__}: {error}"
+        A page fails with the inputs it was declared with. One that merely read a failing page the
+        last time is run: it may not read that page any more.
 
+        Raises:
+            Restart: the moment moved on.
+        """
+        failed = self.failed
+        for node in order:
+            if node.id in self.epochs:  # settled already, perhaps by a recipe that read it
+                continue
+            error = next((failed[e.info.id] for e in node.declared if e.info.id in failed), None)
+            if error is None:
+                try:
+                    self._settle(node)
+                except MMSBError as raised:
+                    error = raised
+            if error is not None:
+                failed[node.id] = error
+                self.epochs[node.id] = NEVER
 
-def recipe_failure(node: Node, error: Exception, tx: int) -> MMSBError:
-    """What to raise when the recipe of `node` raised `error`."""
-    own = isinstance(error, RecipeError) and error.page_id == node.id
-    if isinstance(error, MMSBError) and (own or isinstance(error, CycleDetectedError)):
-        return error
-    return RecipeError(
-        f"page {node.name!r}: its recipe {node.label} failed as of transaction {tx}: "
-        f"{said(error)}. The page stays stale and is tried again at the next read; every other "
-        "page is as it was.",
-        page_id=node.id,
-    )
+    def unsettled(self, entry: Entry) -> int:
+        """An edge that a recipe made during this pull."""
+        del entry
+        raise Restart
 
+    def _settle(self, node: Node) -> None:
+        """Make one node right; its inputs are. Leaves its epoch in `epochs`."""
+        inputs = node.inputs
+        now = self.input_epochs(inputs)
+        reason = self.code_change(node)
+        epoch = self.epoch_if(node, inputs, now)
+        if epoch is not None and reason is None:
+            self.epochs[node.id] = epoch
+            self._cut_off(node)
+            return
+        self.engine.flights.take_off(node)
+        try:
+            if node.as_of > self.tx:
+                raise Overtaken
+            if node.inputs != inputs:  # declared anew
+                raise Restart
+            self._compute(node, now, reason)
+        finally:
+            self.engine.flights.land(node)
+        self._stirred.add(node.id)
 
-def not_loaded(node: Node, epochs: Mapping[Entry, int]) -> RecipeNotLoadedError:
-    """What to raise when a page has to be computed and nobody declared how."""
-    before = dict(zip(node.inputs, node.seen, strict=False))
-    moved = [e.info.name for e in node.inputs if before.get(e) != epochs.get(e)]
-    why = f"{', '.join(map(repr, moved))} changed" if moved else "its code had changed"
-    if node.entry.tensor is None:
-        why = "it has no value yet"
-    return RecipeNotLoadedError(
-        f"page {node.name!r} is stale ({why}), and its recipe {node.label} has not been "
-        "declared since the memory was opened. Declare it again with mem.derive(...).",
-        page_id=node.id,
-    )
+    def _cut_off(self, node: Node) -> None:
+        """No input changed: the value is right for the moment as it stands."""
+        stirred = self._stirred
+        if any(entry.tx > node.as_of or entry.info.id in stirred for entry in node.inputs):
+            stirred.add(node.id)
+            self.engine.counts.cut_off += 1
+            node.outcome = Outcome.without_run("cut off", self.tx)
+            self.told.append((EventType.CUT_OFF, {"page": node.name, "tx": self.tx}))
+        node.as_of, node.world = max(self.tx, node.as_of), self.world
+        self._look(node)
+
+    def _look(self, node: Node) -> None:
+        """Make the quick check of `node`, as of the topology that the pull began with."""
+        if node.topology != self.version:
+            node.cone = self.engine.topology.cone(node, self.version)
+            node.topology = self.version
+
+    def _compute(self, node: Node, now: tuple[int, ...], reason: str | None) -> None:
+        """Run the recipe and publish what it gives. The caller holds the flight."""
+        recipe = node.recipe
+        if recipe is None:
+            raise not_loaded(node, now)
+        if reason is not None and recipe.changed() is not None:
+            recipe = self._refresh(node, recipe, reason)
+        if any(self.epochs.get(entry.info.id, -1) == -1 for entry in recipe.inputs):
+            raise Restart  # declared anew, or an input made, since this pull looked
+        values = [self._value(entry) for entry in recipe.inputs]
+        frame = Frame(self, node, private=node.id in self.engine.suspects)
+        began = time.perf_counter()
+        try:
+            value = self.engine.runner.run(recipe, values, frame)
+        except Written as written:
+            raise self._written(node, written.entries, frame) from written.__cause__
+        except Exception as error:
+            raise self._failed(node, error) from error
+        seconds = time.perf_counter() - began
+        self.engine.suspects.discard(node.id)
+        if frame.restart is not None:  # and the recipe hid it
+            raise frame.restart
+        if node.recipe is not recipe:  # declared anew
+            raise Restart
+        node.peeked = frame.peeked
+        self._note_reads(node, frame)
+        # if its code changed while it ran, the value is right for this read only
+        steady = recipe.changed() is None and settings() == self.settings
+        code = recipe.digest if steady else "changed while it ran"
+        self._publish(node, frame, Run(value, recipe.digest, code, reason, seconds))
+
+    def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
+        """Take note of changed code: whoever depended on the old is looked at again."""
+        engine = self.engine
+        refreshed = recipe.refreshed()
+        with engine.topology.lock:
+            if node.recipe is not recipe:  # declared anew meanwhile
+                raise Restart
+            node.recipe = refreshed
+            engine.topology.version += 1
+            engine.world += 1
+        self.world = engine.world
+        fields = {"page": node.name, "reason": reason, "world": self.world}
+        self.told.append((EventType.WORLD_CHANGED, fields))
+        return refreshed
+
+    def _publish(self, node: Node, frame: Frame, run: Run) -> None:
+        engine, entry = self.engine, node.entry
+        inputs, before = node.inputs, node.seen
+        epochs = self.epochs
+        now = tuple([frame.reads.get(e, epochs.get(e.info.id, NEVER)) for e in inputs])
+        old = entry.tensor if entry.is_unwritten() else None
+        region = difference(old, run.value)
+        what = "computed" if old is None else "recomputed"
+        with engine.router.table.lock:
+            if old is not None and region.empty and Spec.of(run.value) == Spec.of(old):
+                what = "unchanged"
+            else:
+                engine.router.publish(entry, run.value, region)
+            node.seen, node.seen_of = now, inputs
+            node.code, node.settings, node.error = run.code, self.settings, None
+            node.as_of, node.world = self.tx, self.world
+            if run.code != run.digest:  # right for this read only: nobody may take it for fresh
+                engine.world += 1
+            epochs[node.id] = entry.epoch
+        self._look(node)
+        node.outcome = Outcome(what, run.reason, inputs, before, now, self.tx, run.seconds, region)
+        engine.counts.ran(run.seconds, unchanged=what == "unchanged")
+        if engine.router.events.listening:
+            fields = {"page": node.name, "tx": self.tx, "what": what, "region": str(region)}
+            self.told.append((EventType.RECOMPUTED, {**fields, "seconds": run.seconds}))
+
+    def _note_reads(self, node: Node, frame: Frame) -> None:
+        if not frame.reads and node.inputs is node.declared:
+            return
+        inputs = tuple(dict.fromkeys((*node.declared, *frame.reads)))
+        if inputs != node.inputs:
+            self.engine.topology.connect(node, inputs)
+
+    def _value(self, entry: Entry) -> Tensor:
+        """A page's value at the moment, for a recipe to read; its epoch is known."""
+        router = self.engine.router
+        if not entry.info.derived:
+            return router.read_at(entry, self.tx)
+        value = router.read_derived(entry, self.epochs[entry.info.id])
+        if value is None:
+            raise Overtaken
+        return value
+
+    def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
+        """A read by a running recipe: at the moment, and from now on an input of its page."""
+        try:
+            return frame.hand(entry, self._read_inside(frame, entry))
+        except Restart as restart:
+            frame.restart = restart
+            raise
+        except BaseException:
+            frame.peeked = True  # a recipe that goes on without this page depends on its failure
+            raise
+
+    def _read_inside(self, frame: Frame, entry: Entry) -> Tensor:
+        topology = self.engine.topology
+        topology.note_read(frame.node, entry)
+        node, page = topology.nodes.get(entry.info.id), entry.info.id
+        if node is None:
+            if self.input_epochs((entry,)) == (-1,):
+                raise Restart  # the page was made after this pull began
+        elif page not in self.epochs:
+            if self.engine.runner.too_deep:
+                raise TooDeep(entry)
+            self.settle_all(topology.order([node]))
+        if page in self.failed:
+            raise self.failed[page]
+        frame.reads[entry] = self.epochs[page]
+        return self._value(entry)
+
+    def _written(self, node: Node, entries: Sequence[Entry], frame: Frame) -> BaseException:
+        """What a recipe was given to read was written into, by it or by somebody else.
+
+        In doubt it runs again, with copies that nobody else has: then it was this recipe.
+        """
+        engine = self.engine
+        if frame.private:
+            engine.suspects.discard(node.id)
+            return self._failed(node, wrote_into_input(node, entries[0]))
+        for entry in entries:
+            engine.router.repair(entry)
+            engine.topology.doubt(entry)
+        engine.suspects.add(node.id)
+        return Restart()
+
+    def _failed(self, node: Node, error: Exception) -> MMSBError:
+        """Note a failure: the page stays stale, and the next read tries again."""
+        raised = recipe_failure(node, error, self.tx)
+        self.engine.counts.failed += 1
+        node.error = raised
+        node.outcome = Outcome.without_run("failed", self.tx, said(error))
+        fields = {"page": node.name, "tx": self.tx, "error": said(error)}
+        self.told.append((EventType.ERROR, fields))
+        return raised

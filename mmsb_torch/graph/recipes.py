@@ -97,7 +97,8 @@ class KindRecipe(Recipe):
         self._function, self._definition = _kind(kind)
         self._memory, self._page = memory, page
         self.label = self._definition.label
-        self.untracked = self._definition.opaque
+        # it has the memory at hand, and may read it anywhere
+        self.untracked = self._definition.opaque + self._definition.starters
         self.digest = _digest(self._definition.digest, "kind", kind)
         self.changed = self._changed
 

@@ -1,11 +1,10 @@
-"""A recipe at work: under which flags it runs, what it reads, and what becomes of its result."""
+"""A recipe at work: what it is given to read, what it reads, and what becomes of its result."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Protocol, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,45 +17,44 @@ from mmsb_torch.device import (
     same_bits,
 )
 from mmsb_torch.errors import RecipeError
+from mmsb_torch.graph.failures import Restart, Written
 from mmsb_torch.graph.node import Node
-from mmsb_torch.graph.pull import Pull
-from mmsb_torch.runtime.state import Entry
+from mmsb_torch.graph.recipes import Recipe
+from mmsb_torch.instrumentation.context import is_plain, plain_torch
+from mmsb_torch.runtime.state import Entry, Router
 from mmsb_torch.types import Region
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.engine import Engine
+
+_DEEPEST = 16
+"""Recipes inside of recipes, before one begins at the bottom instead."""
 
 
 class Reader(Protocol):
     """Who answers the reads of a running recipe."""
 
+    engine: Engine
+    tx: int
+
     def read_inside(self, frame: Frame, entry: Entry) -> Tensor:
-        """The value of a page at the frame's moment."""
+        """The value of a page at the reader's moment."""
         ...
 
 
 class Frame:
-    """One run of a recipe: the moment it sees, and the pages it was seen to read."""
+    """One run of a recipe: who answers its reads, and which pages it was seen to read."""
 
-    __slots__ = (
-        "_handed",
-        "engine",
-        "node",
-        "overtaken",
-        "peeked",
-        "pull",
-        "reader",
-        "reads",
-        "tx",
-    )
+    __slots__ = ("_handed", "node", "peeked", "private", "reader", "reads", "restart")
 
-    def __init__(
-        self, engine: object, reader: Reader, node: Node, tx: int, pull: Pull | None = None
-    ) -> None:
-        self.pull = pull
-        self.engine = engine
+    def __init__(self, reader: Reader, node: Node, *, private: bool = False) -> None:
         self.reader = reader
         self.node = node
-        self.tx = tx
+        self.private = private
+        """It gets copies of its own: whoever writes into those is this recipe."""
         self.reads: dict[Entry, int] = {}
-        self.overtaken = False
+        """Pages read beside those of the declaration, and their epochs."""
+        self.restart: Restart | None = None
         """A read inside found that the moment cannot be held any more."""
         self.peeked = False
         """The recipe looked at the memory in a way that is not watched."""
@@ -64,32 +62,76 @@ class Frame:
 
     def hand(self, entry: Entry, value: Tensor) -> Tensor:
         """Give the recipe a value to read, and note how it was."""
+        if self.private:
+            value = copy_of(value)
         self._handed.append((entry, value, value._version))  # noqa: SLF001 - the public counter
         return value
 
     def written(self) -> list[Entry]:
-        """The pages that the recipe wrote into."""
+        """The pages that somebody wrote into since they were handed out."""
         handed = self._handed
         return [entry for entry, value, version in handed if value._version != version]  # noqa: SLF001
 
 
-class Running(threading.local):
-    """The recipe that this thread is running, if any."""
-
+class _Here(threading.local):
     frame: Frame | None = None
 
 
-@contextmanager
-def plain_torch() -> Iterator[None]:
-    """What recipes run under: no grad, no inference mode, no autocast."""
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(mode=False))
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(torch.no_grad())
-        yield
+class Runner:
+    """Runs the recipes of one memory, and knows which one each thread is inside of."""
+
+    def __init__(self, router: Router, device: torch.device) -> None:
+        self._recipes = router.recipes
+        self._device = device
+        self._here = _Here()
+
+    @property
+    def frame(self) -> Frame | None:
+        """The recipe that this thread is running, if any."""
+        return self._here.frame
+
+    @property
+    def too_deep(self) -> bool:
+        """Whether this thread should begin no further recipe inside of those it is running."""
+        return self._recipes.depth > _DEEPEST
+
+    def plain(self) -> AbstractContextManager[None]:
+        """What recipes run under; entered once for many, it costs each of them next to nothing."""
+        return plain_torch(self._device)
+
+    def run(self, recipe: Recipe, values: list[Tensor], frame: Frame) -> Tensor:
+        """Call the user's function: its reads go to `frame`, and it may change no page.
+
+        Returns memory that nobody else can reach.
+
+        Raises:
+            RecipeError: it returned no dense tensor.
+            Written: somebody wrote into what it was given to read.
+        """
+        here, recipes = self._here, self._recipes
+        given = [
+            frame.hand(entry, value) for entry, value in zip(recipe.inputs, values, strict=True)
+        ]
+        before, here.frame = here.frame, frame
+        peeked, recipes.peeked = recipes.peeked, False
+        recipes.depth += 1
+        try:
+            with nullcontext() if is_plain() else self.plain():
+                result = adopt(dense_result(recipe.run(given), frame.node.name))
+        except (Exception, Restart) as error:
+            written = frame.written()
+            if written:
+                raise Written(written) from error
+            raise
+        finally:
+            frame.peeked = frame.peeked or recipes.peeked
+            recipes.depth -= 1
+            recipes.peeked = peeked
+            here.frame = before
+        written = frame.written()
+        if written:
+            raise Written(written)
+        return result
 
 
 def dense_result(result: object, name: str) -> Tensor:

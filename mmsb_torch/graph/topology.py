@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from mmsb_torch.errors import CycleDetectedError
 from mmsb_torch.graph.node import Check, Cone, Node
@@ -22,10 +22,11 @@ class Topology:
     inputs as one tuple.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_right: Callable[[Node], bool]) -> None:
         self.lock = threading.RLock()
         self.version = 0
         self.nodes: dict[int, Node] = {}
+        self._is_right = is_right
         self._orders: dict[tuple[int, ...], tuple[int, list[Node]]] = {}
 
     def add(self, node: Node) -> None:
@@ -48,22 +49,80 @@ class Topology:
             node.inputs = tuple(inputs)
             self.version += 1
 
-    def check_acyclic(self, node: Node, entry: Entry) -> None:
-        """Raise CycleDetectedError if `entry` is `node`'s page or depends on it."""
-        came_from: dict[int, int] = {entry.info.id: 0}
-        waiting = [entry.info.id]
-        while waiting:
-            page = waiting.pop()
-            if page == node.id:
-                raise CycleDetectedError(self._cycle(node, came_from), page_id=node.id)
-            above = self.nodes.get(page)
-            for parent in above.inputs if above is not None else ():
-                if parent.info.id not in came_from:
-                    came_from[parent.info.id] = page
-                    waiting.append(parent.info.id)
+    def note_read(self, node: Node, entry: Entry) -> None:
+        """Note that the recipe of `node`, which is running, reads `entry`.
 
-    def order(self, targets: Sequence[Node]) -> list[Node]:
-        """`targets` and every derived page they depend on, inputs first; do not write to it."""
+        Raises:
+            CycleDetectedError: `entry` depends on `node`; the message has the path.
+        """
+        if entry in node.declared:
+            return
+        with self.lock:
+            if entry not in node.inputs:
+                self.check_acyclic(node, entry)
+                entry.watched = True
+                node.inputs = (*node.inputs, entry)
+                self.version += 1
+            if node.flight is not None:
+                node.flight.reads.add(entry)
+
+    def doubt(self, entry: Entry) -> None:
+        """Let every page that read `entry` be computed again: its value may not be what it was."""
+        with self.lock:
+            for node in self.nodes.values():
+                if entry in node.inputs:
+                    node.seen = ()
+            self.version += 1
+
+    def check_acyclic(self, node: Node, entry: Entry) -> None:
+        """Raise CycleDetectedError if `entry` is `node`'s page or depends on it. Lock held.
+
+        What a recipe was seen to read the last time, for a value that is no longer right, binds
+        nobody: such edges on the way are forgotten, and made again when that recipe runs.
+        """
+        while True:
+            path = self._path(node, entry)
+            if path is None:
+                return
+            loose = [above for above, read in path if not self._binds(above, read)]
+            if not loose:
+                raise CycleDetectedError(_said(node, path), page_id=node.id)
+            for above in loose:
+                reads = above.flight.reads if above.flight is not None else ()
+                above.inputs = tuple(dict.fromkeys((*above.declared, *reads)))
+            self.version += 1
+
+    def _binds(self, node: Node, read: Entry) -> bool:
+        if read in node.declared:
+            return True
+        if node.flight is not None:
+            return read in node.flight.reads
+        return self._is_right(node)
+
+    def _path(self, node: Node, entry: Entry) -> list[tuple[Node, Entry]] | None:
+        """Who reads whom from `entry` up to `node`'s page; None if that leads nowhere."""
+        if entry.info.id == node.id:
+            return []
+        came_from: dict[int, tuple[Node, Entry]] = {}
+        waiting = [entry]
+        while waiting:
+            reader = self.nodes.get(waiting.pop().info.id)
+            for parent in reader.inputs if reader is not None else ():
+                if reader is None or parent.info.id in came_from:
+                    continue
+                came_from[parent.info.id] = (reader, parent)
+                if parent.info.id == node.id:
+                    return _walked(came_from, entry, parent)
+                waiting.append(parent)
+        return None
+
+    def order(self, targets: Sequence[Node], known: Container[int] = ()) -> list[Node]:
+        """`targets` and every derived page they depend on, inputs first; do not write to it.
+
+        Pages in `known`, and what is behind those alone, are left out.
+        """
+        if known:
+            return self._sorted(targets, lambda node: node.inputs, known)
         key = tuple(node.id for node in targets)
         kept = self._orders.get(key)
         if kept is not None and kept[0] == self.version:
@@ -76,12 +135,15 @@ class Topology:
             self._orders[key] = (version, order)
         return order
 
-    def declared_order(self, node: Node) -> list[Node]:
+    def declared_order(self, node: Node, known: Container[int] = ()) -> list[Node]:
         """As `order`, by the inputs of declarations alone."""
-        return self._sorted([node], lambda item: item.declared)
+        return self._sorted([node], lambda item: item.declared, known)
 
     def _sorted(
-        self, targets: Iterable[Node], inputs_of: Callable[[Node], tuple[Entry, ...]]
+        self,
+        targets: Iterable[Node],
+        inputs_of: Callable[[Node], tuple[Entry, ...]],
+        known: Container[int] = (),
     ) -> list[Node]:
         nodes = self.nodes
         order: list[Node] = []
@@ -90,13 +152,13 @@ class Topology:
             stack: list[tuple[Node, int]] = [(target, 0)]
             while stack:
                 node, position = stack.pop()
-                if node.id in done:
+                if node.id in done or node.id in known:
                     continue
                 inputs = inputs_of(node)
                 while position < len(inputs):
                     above = nodes.get(inputs[position].info.id)
                     position += 1
-                    if above is not None and above.id not in done:
+                    if above is not None and above.id not in done and above.id not in known:
                         stack.append((node, position))
                         stack.append((above, 0))
                         break
@@ -150,16 +212,24 @@ class Topology:
                 return None
         return Cone(tuple(roots.values()), tuple(checks.values()))
 
-    def _cycle(self, node: Node, came_from: dict[int, int]) -> str:
-        path = [node.name]
-        page = came_from[node.id]
-        while page:
-            path.append(self.nodes[page].name)
-            page = came_from[page]
-        path.append(node.name)
-        # `came_from` walks from the page that was asked for up to its inputs
-        chain = " -> ".join(repr(name) for name in [path[0], *path[1:]])
-        return (
-            f"page {node.name!r} would depend on itself: {chain}. "
-            "A derived page can only read pages that do not need it; break the loop."
-        )
+
+def _walked(
+    came_from: dict[int, tuple[Node, Entry]], first: Entry, last: Entry
+) -> list[tuple[Node, Entry]]:
+    path = []
+    page = last.info.id
+    while page != first.info.id:
+        edge = came_from[page]
+        path.append(edge)
+        page = edge[0].id
+    return path
+
+
+def _said(node: Node, path: list[tuple[Node, Entry]]) -> str:
+    # the path was walked from the page that was asked for up to its inputs
+    names = [node.name, *(reader.name for reader, _ in path), node.name]
+    chain = " -> ".join(map(repr, names))
+    return (
+        f"page {node.name!r} would depend on itself: {chain}. "
+        "A derived page can only read pages that do not need it; break the loop."
+    )

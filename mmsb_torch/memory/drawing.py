@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mmsb_torch.graph import Engine, status
+from mmsb_torch.graph import Engine, Look, status
 from mmsb_torch.graph.draw import Graph
 from mmsb_torch.graph.draw import Node as DrawnNode
 
 
 def picture(engine: Engine) -> Graph:
     """The dependency graph as it stands now."""
-    nodes, edges = [], []
+    nodes, edges, look = [], [], Look(engine)
     for entry in engine.router.table:
         node = engine.topology.nodes.get(entry.info.id)
         spec = entry.spec
@@ -31,9 +31,7 @@ def picture(engine: Engine) -> Graph:
                 dtype=spec.dtype_name if spec is not None else "",
                 shape=spec.shape if spec is not None else None,
                 epoch=entry.epoch,
-                status="root"
-                if node is None
-                else _STATUS.get(found := status(engine, node), found),
+                status="root" if node is None else _STATUS.get(found := status(look, node), found),
                 detail=detail,
                 heat=heat,
             )

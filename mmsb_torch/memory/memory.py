@@ -42,7 +42,7 @@ class Memory:
     ) -> None:
         self._store = store
         self._router = Router(Log(), read_only=read_only)
-        self._engine = Engine(self._router)
+        self._engine = Engine(self._router, device)
         self._device = device
         self._handles: dict[int, Page] = {}
         self._checkpointing = threading.Lock()

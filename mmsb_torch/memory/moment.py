@@ -60,24 +60,30 @@ class Moment(Mapping[str, Tensor]):
         return epoch
 
     def __iter__(self) -> Iterator[str]:
-        return (e.info.name for e in self._engine.router.table if self._existed(e))
+        there: dict[int, bool] = {}
+        for entry in self._engine.router.table:
+            if self._existed(entry, there):
+                yield entry.info.name
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _existed(self, entry: Entry) -> bool:
-        nodes, log = self._engine.topology.nodes, self._engine.router.log
-        waiting, seen = [entry], {entry.info.id}
-        while waiting:
-            page = waiting.pop()
-            node = nodes.get(page.info.id)
-            if node is None and epoch_at(log, page.info.id, self.tx) < 0:
-                return False
-            for above in node.declared if node is not None else ():
-                if above.info.id not in seen:
-                    seen.add(above.info.id)
-                    waiting.append(above)
-        return True
+    def _existed(self, entry: Entry, there: dict[int, bool] | None = None) -> bool:
+        """Whether a page, and each one behind it, existed; `there` holds what was found before."""
+        there = {} if there is None else there
+        topology, log = self._engine.topology, self._engine.router.log
+        node = topology.nodes.get(entry.info.id)
+        inputs = (
+            [(entry.info.id, (entry,))]
+            if node is None
+            else [(item.id, item.declared) for item in topology.declared_order(node, known=there)]
+        )
+        for page, behind in inputs:
+            for root in behind:
+                if not root.info.derived and root.info.id not in there:
+                    there[root.info.id] = epoch_at(log, root.info.id, self.tx) >= 0
+            there[page] = all(there[above.info.id] for above in behind)
+        return there[entry.info.id]
 
     def __repr__(self) -> str:
         label = f" {self.label!r}" if self.label else ""

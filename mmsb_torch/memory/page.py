@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmsb_torch.device import PageLocation, copy_of, take_rows
 from mmsb_torch.errors import InvalidDeltaError
-from mmsb_torch.graph import status
+from mmsb_torch.graph import Look, status
 from mmsb_torch.runtime.state import Entry, row_index
 from mmsb_torch.types import Region, Spec, Transaction
 
@@ -179,7 +179,7 @@ class Page:
         spec = f"{entry.spec} {entry.spec.device}" if entry.spec else "not computed yet"
         node = self._memory._engine.topology.nodes.get(entry.info.id)  # noqa: SLF001
         if node is not None:
-            state = f"derived, {status(self._memory._engine, node)}"  # noqa: SLF001
+            state = f"derived, {status(Look(self._memory._engine), node)}"  # noqa: SLF001
         else:
             since = entry.epoch - entry.journal.checkpoint
             state = f"{since} delta{'s' * (since != 1)} since the last checkpoint"

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from mmsb_torch.errors import CorruptStoreError
-from mmsb_torch.graph import Engine, Node
+from mmsb_torch.graph import Engine, Look, Node
+from mmsb_torch.instrumentation.context import as_plain, from_plain
 from mmsb_torch.runtime.state import Entry, Router, next_delta_id
 from mmsb_torch.runtime.store import Log, Snapshot
 from mmsb_torch.types import Delta, PageInfo, Region, Spec, Transaction
@@ -28,7 +29,8 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
         broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
     if broken is not None:
         raise router.repair(broken)
-    doubtful = {node.id for node in engine.topology.nodes.copy().values() if not _is_current(node)}
+    look, nodes = Look(engine), engine.topology.nodes.copy()
+    doubtful = {node.id for node in nodes.values() if not _is_current(look, node)}
     with router.table.lock:
         tx = router.tx
         for entry in router.table:
@@ -49,14 +51,9 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
     return Snapshot(tx, tensors, registry), epochs
 
 
-def _is_current(node: Node) -> bool:
+def _is_current(look: Look, node: Node) -> bool:
     """Whether the value is what the page's recipe, as it is now, gave for some inputs."""
-    recipe = node.recipe
-    if recipe is None:
-        return node.error is None
-    same = node.code == recipe.digest and node.error is None
-    same = same and not recipe.untracked and not node.peeked and node.seen_of == node.inputs
-    return same and recipe.changed() is None
+    return node.error is None and node.seen_of == node.inputs and look.code_change(node) is None
 
 
 def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
@@ -79,6 +76,7 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
             "inputs": [item.info.id for item in node.inputs],
             "seen": list(node.seen) if known else [],
             "code": node.code if known else "",
+            "settings": as_plain(node.settings) if known else {},
             "as_of": node.as_of if known else -1,
         }
     return page
@@ -159,6 +157,6 @@ def _node(router: Router, entry: Entry, stored: Mapping[str, Any]) -> Node:
     node.label, node.kind = stored["recipe"], stored["kind"]
     node.inputs = tuple(router.table.find(page) for page in stored["inputs"])
     node.seen, node.seen_of = tuple(stored["seen"]), node.inputs
-    node.code = stored["code"]
+    node.code, node.settings = stored["code"], from_plain(stored["settings"])
     node.as_of, node.world = stored["as_of"], 0
     return node

@@ -657,3 +657,74 @@ def test_a_ladder_of_a_thousand_diamonds(mem, limits):
     with pytest.raises(mmsb.CycleDetectedError):
         mem.derive(torch.neg, left, name="ladder left 0")
     limits(20)
+
+
+def test_recipes_run_plainly_whatever_the_reader_is_doing(mem):
+    page = mem.derive(lambda x: (x @ x.T) * torch.ones(3), "x", name="p")
+    wanted = mem["x"].clone() @ mem["x"].clone().T
+    readers = [
+        torch.enable_grad(),
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.device("meta"),
+    ]
+    for reader in readers:
+        mem.update("x", 0.0)
+        assert not page.tensor.any()
+        mem.update("x", torch.arange(6.0).view(3, 2))
+        with reader:
+            found = page.tensor
+        assert same_bits(found, wanted), reader
+        assert not found.requires_grad
+
+
+@pytest.mark.timeout(60)
+def test_a_long_chain_of_kinds_needs_no_deep_stack(mem):
+    def plus_one(memory, page):
+        above = page.metadata["of"]
+        return memory[above].tensor + 1
+
+    mmsb.register_recomputation("test_engine/plus one", plus_one)
+    for i in range(400):
+        of = f"n{i - 1}" if i else "x"
+        mem.page(f"n{i}", kind="test_engine/plus one", metadata={"of": of})
+    assert torch.equal(mem["n399"].tensor, mem["x"].tensor + 400)
+    mem.update("x", 1.0)
+    assert torch.equal(mem["n399"].tensor, torch.full((3, 2), 401.0))
+
+
+@pytest.mark.timeout(10)
+def test_whoever_else_reads_what_a_recipe_writes_into_is_right(mem):
+    mem.derive(lambda x: x + 1, "x", name="d")
+    mem.derive(writes, "d", name="writer")
+    mem.derive(lambda d: d * 2, "d", name="other")
+    for step in range(2):
+        with pytest.raises(mmsb.RecipeError, match="'writer'"):
+            mem.propagate()
+        assert torch.equal(mem["other"].tensor, (mem["x"].tensor + 1) * 2)
+        assert torch.equal(mem["d"].tensor, mem["x"].tensor + 1)
+        mem.update("x", float(step))
+
+
+@pytest.mark.timeout(150)
+def test_a_chain_of_ten_thousand(mem, limits):
+    for i in range(10_000):
+        mem.derive(torch.neg, f"n{i - 1}" if i else "x", name=f"n{i}")
+    limits(20)
+    moment, x = mem.tx, mem["x"].clone()
+    assert torch.equal(mem["n9999"].tensor, x)
+    limits(20)
+    mem.update("x", 2.0)
+    assert len(mem.propagate()) == 10_000
+    limits(20)
+    for _ in range(5):
+        _ = mem["n9999"].tensor
+    limits(20)
+    look_at(mem, "n9999", torch.full((3, 2), 2.0), moment)
+    limits(20)
+    mem.derive(torch.abs, "x", name="n0")
+    assert torch.equal(mem["n9999"].tensor, torch.full((3, 2), -2.0))
+    limits(20)
+    with pytest.raises(mmsb.CycleDetectedError):
+        mem.derive(torch.neg, "n9999", name="n0")
+    limits(20)

@@ -473,3 +473,51 @@ def test_a_moment_named_while_it_is_committed_is_of_one_piece(mem, monkeypatch):
     for same, x in found:  # or there is no such moment yet
         assert torch.equal(same, x)
     assert mem.at("coming")["same"][0] == 50
+
+
+def test_a_long_chain_of_kinds_in_the_past(mem):
+    def plus_one(memory, page):
+        return memory[page.metadata["of"]].tensor + 1
+
+    mmsb.register_recomputation("test_past/plus one", plus_one)
+    for i in range(300):
+        of = f"deep{i - 1}" if i else "x"
+        mem.page(f"deep{i}", kind="test_past/plus one", metadata={"of": of})
+    moment = mem.tx
+    x = mem["x"].clone()
+    mem.update("x", 7.0)
+    assert torch.equal(mem.at(moment)["deep299"], x + 300)
+    assert torch.equal(mem["deep299"].tensor, torch.full_like(x, 307.0))
+    assert torch.equal(mem.at(moment)["deep150"], x + 151)
+
+
+def test_the_past_takes_only_what_it_needs(mem, caplog):
+    caplog.set_level(logging.INFO)
+    log = logging.getLogger("test_past")
+
+    def step(x):
+        log.info("step")
+        return x + 1
+
+    name = "x"
+    for i in range(5):
+        name = mem.derive(step, name, name=f"step{i}").name
+    _ = mem[name].tensor
+    mem.page("other", torch.ones(1))
+    assert len(caplog.messages) == 5
+    moment = mem.at(mem.tx - 1)
+    assert torch.equal(moment[name], mem["x"].tensor + 5)
+    assert torch.equal(moment["step2"], mem["x"].tensor + 3)
+    assert len(caplog.messages) == 5
+
+
+def test_other_code_between_two_looks_at_one_past(mem):
+    mem.derive(lambda x: x + 1, "x", name="one")
+    mem.derive(lambda one: one + 1, "one", name="two")
+    assert torch.equal(mem["two"].tensor, mem["x"].tensor + 2)
+    past = mem.at(mem.tx)
+    assert torch.equal(past["two"], mem["x"].tensor + 2)
+    mem.derive(lambda x: x + 10, "x", name="one")
+    assert torch.equal(past["one"], mem["x"].tensor + 10)
+    assert torch.equal(past["two"], mem["x"].tensor + 2)  # computed once, and kept
+    assert torch.equal(mem.at(mem.tx)["two"], mem["x"].tensor + 11)

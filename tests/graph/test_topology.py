@@ -624,3 +624,15 @@ def test_pages_are_computed_inputs_first_and_in_the_same_order_each_time(calls, 
     assert orders[0] == orders[2]
     assert orders[1] == orders[3]
     assert mem.closed
+
+
+def test_a_cycle_that_only_old_values_make_is_none(mem, kind):
+    """`s` says who reads whom; what was read under another `s` binds nobody."""
+    kind(mem, "a", lambda memory, _: _read_if(memory, 1, "b"))
+    kind(mem, "b", lambda memory, _: _read_if(memory, 0, "a"))
+    x = torch.arange(4.0)
+    for turn, first in [(1, "a"), (0, "b"), (1, "a"), (1, "b"), (0, "a"), (0, "b")]:
+        mem.update("s", turn)
+        assert mem[first].tensor.shape == (4,)
+        assert torch.equal(mem["a"].tensor, x + turn)
+        assert torch.equal(mem["b"].tensor, x + 1 - turn)

@@ -749,3 +749,49 @@ def test_subscribers_run_under_no_lock(stored, team, monkeypatch, kind_of_event,
     assert mem["noted"].tensor == len(busy.heard) + 1
     assert torch.equal(mem["rated"].tensor, torch.full((4,), 8.0))
     assert torch.equal(mem["below"].tensor, torch.full((4,), 2.0))
+
+
+def test_a_slow_page_is_read_among_fast_edits(mem, team, spy):
+    """A read of a page with a slow and a fast input comes to an end while `x` keeps moving."""
+    mem.derive(reporting("fast"), "x", name="fast")
+    mem.derive(reporting("slow"), "x", name="slow")
+    mem.derive(lambda fast, slow: fast - slow, name="zero")
+    spy.act["slow"] = lambda: time.sleep(0.05)
+    reads = []
+
+    def write():
+        for number in until(4.0):
+            mem.update("x", float(number))
+            time.sleep(0.002)
+
+    def read_fast():
+        while not team.writing.is_set():
+            _ = mem["fast"].tensor
+
+    def read_zero():
+        while not team.writing.is_set():
+            assert not mem["zero"].tensor.any()
+            reads.append(time.monotonic())
+
+    team.write(write)
+    team.start(read_fast)
+    team.start(read_zero)
+    team.finish()
+    assert len(reads) > 4
+
+
+def test_reads_from_a_pool_inside_a_recipe_are_followed(mem, kind):
+    mem.derive(lambda y: y * 10, name="tens")
+
+    def gather(memory, _):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda name: memory[name].tensor, ["x", "tens"]))
+
+    page = kind(mem, "pooled", gather)
+    below = mem.derive(torch.neg, page, name="below")
+    for value in (1.0, 2.0):
+        mem.update("x", value)
+        assert page.tensor[0] == value + 10 * (value - 1)
+        mem.update("y", value)
+        assert below.tensor[0] == -11 * value
+        assert page.tensor[0] == 11 * value

@@ -464,3 +464,15 @@ def test_what_was_handed_in_is_not_looked_at_again(mem):
         array.fill(9)
         assert torch.equal(page.tensor, torch.ones(3, 2))
         array.fill(0)
+
+
+def test_a_default_dtype(mem):
+    page = mem.derive(lambda x: x.sum() * torch.ones(1) + torch.tensor([0.1]), "x", name="p")
+    before = torch.get_default_dtype()
+    assert page.tensor.dtype is torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same_bits(page.tensor, mem["x"].tensor.sum() * torch.ones(1) + torch.tensor([0.1]))
+    finally:
+        torch.set_default_dtype(before)
+    assert page.tensor.dtype is torch.float32

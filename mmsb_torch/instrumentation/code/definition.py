@@ -47,6 +47,8 @@ class Definition:
             every process with the same Python, torch and library versions.
         opaque: what made it not `portable`, for messages, such as
             "closure variable 'tok' (tokenizers.Tokenizer)".
+        starters: what it begins threads with; of what those do, nobody knows that it is done for
+            this definition.
         label: what to call it, such as "scores (analysis.py:12)".
     """
 
@@ -60,6 +62,7 @@ class Definition:
         "function",
         "label",
         "opaque",
+        "starters",
     )
 
     def __init__(
@@ -73,6 +76,7 @@ class Definition:
         self._guards = walk.guards
         self.digest: str = walk.digest.hex()
         self.opaque: tuple[str, ...] = tuple(walk.opaque)
+        self.starters: tuple[str, ...] = tuple(walk.starters)
         self.label: str = _label(function)
 
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import collections
+import concurrent.futures
 import functools
 import gc
 import importlib
@@ -11,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Mapping
@@ -45,6 +48,17 @@ _BLIND: tuple[tuple[object, str], ...] = (
     (os.getenv, "reads the environment"),
 )
 _REASONS = {id(value): reason for value, reason in _BLIND}
+# What begins work elsewhere: whoever reads pages there is not known to read them for this code.
+_STARTERS = {
+    id(value)
+    for value in (
+        threading.Thread,
+        threading.Timer,
+        _thread.start_new_thread,
+        concurrent.futures.ThreadPoolExecutor,
+        concurrent.futures.ProcessPoolExecutor,
+    )
+}
 # What `functools.lru_cache` itself puts on its wrapper, beside `__wrapped__`.
 _WRAPPER_NAMES = {*functools.WRAPPER_ASSIGNMENTS, "cache_parameters"}
 _HELPERS = {"global", "closure variable"}
@@ -322,6 +336,9 @@ def _enter_found(walk: Walk, value: object, label: Label, place: Place, scope: S
         walk.write(label, libraries.located(scope.library, place.name))
     elif blind(walk, value, label):
         pass
+    elif id(value) in _STARTERS and scope.library is None:
+        walk.starters[f"{label} (starts threads, whose reads are not followed)"] = None
+        walk.enter(label, "value", value)
     elif place.library is None or not _is_state(value, scope):
         walk.enter(label, "value", value)
     elif pristine(place.name, value):

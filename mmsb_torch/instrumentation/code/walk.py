@@ -56,6 +56,7 @@ class Walk:
         entries: the labelled pieces of the canonical form.
         guards: checks that hold as long as a new walk would give the same entries.
         opaque: what could be compared by identity only, or not be seen at all.
+        starters: what user code begins threads with.
         attributes: names of attributes that user code takes anywhere.
     """
 
@@ -63,6 +64,7 @@ class Walk:
         self.entries: list[tuple[Label, bytes]] = []
         self.guards = Guards()
         self.opaque: dict[str, None] = {}
+        self.starters: dict[str, None] = {}
         self.attributes: set[str] = set()
         self._visit = visit
         self._serials = serials
@@ -154,6 +156,7 @@ class Walk:
     def _alone(self, container: object, element: object, label: Label) -> bytes:
         inner = Walk(self._visit, self._serials)
         inner.guards, inner.opaque, inner.attributes = self.guards, self.opaque, self.attributes
+        inner.starters = self.starters
         inner._nesting, inner._once = (*self._nesting, id(container)), self._once
         inner.refer(element, label)
         inner.run()

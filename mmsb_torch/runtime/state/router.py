@@ -210,10 +210,10 @@ class Router:
                 return value_at(self.log, entry.info.id, tx)
         raise self.repair(entry)
 
-    def read_derived(self, entry: Entry) -> Tensor | None:
-        """As `read`, for a page whose value may have been taken back: then None."""
+    def read_derived(self, entry: Entry, epoch: int | None = None) -> Tensor | None:
+        """As `read`, of a derived page: None if it has no value (or is not at `epoch` any more)."""
         with self.table.lock:
-            if entry.tensor is None:
+            if entry.tensor is None or (epoch is not None and entry.epoch != epoch):
                 return None
             if entry.is_unwritten():
                 return entry.alias()
