@@ -19,7 +19,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 PACKAGE = [p for p in SOURCES if p.is_relative_to(ROOT / "mmsb_torch")]
-LONGEST_FILE = 420  # about 400
+LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
 
 

@@ -52,7 +52,7 @@ class Changes:
                 f"this transaction is {self._state}: expected a call inside its `with` block. "
                 "Use `with mem.commit() as tx: tx.update(...)`."
             )
-        entry = self._memory._entry(page)  # noqa: SLF001 - one facade
+        entry = self._memory._handles.entry(page)  # noqa: SLF001 - one facade
         delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
         before = self._deltas.get(entry.info.id)
         self._deltas[entry.info.id] = delta if before is None else compose(before, delta)

@@ -39,13 +39,13 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
         raise InvalidRecipeError(
             f"{function!r} suggests no page name: pass name=, as in mem.derive(f, page, name='y')"
         )
-    inputs = tuple(memory._entry(page) for page in args)  # noqa: SLF001
+    inputs = tuple(memory._handles.entry(page) for page in args)  # noqa: SLF001
     keywords = {
-        key: memory._entry(value) if isinstance(value, Page) else value  # noqa: SLF001
+        key: memory._handles.entry(value) if isinstance(value, Page) else value  # noqa: SLF001
         for key, value in options.items()
     }
     recipe = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
-    return memory._handle(declare(memory, name, recipe, metadata))  # noqa: SLF001
+    return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
 
 
 def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:
@@ -58,9 +58,9 @@ def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | 
             memory,
             name,
             metadata,
-            lambda e: KindRecipe(kind, memory, memory._unlisted(e)),  # noqa: SLF001
+            lambda e: KindRecipe(kind, memory, memory._handles.unlisted(e)),  # noqa: SLF001
         )
-    return declare(memory, name, KindRecipe(kind, memory, memory._handle(existing)), metadata)  # noqa: SLF001
+    return declare(memory, name, KindRecipe(kind, memory, memory._handles.of(existing)), metadata)  # noqa: SLF001
 
 
 def bind_registered_kinds(memory: Memory) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from mmsb_torch.errors import InvalidDeltaError, PageNotFoundError
+from mmsb_torch.errors import InvalidDeltaError
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes
+from mmsb_torch.memory.handles import Handles
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
@@ -44,7 +45,7 @@ class Memory:
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
         self._device = device
-        self._handles: dict[int, Page] = {}
+        self._handles = Handles(self, self._router)
         self._checkpointing = threading.Lock()
         self._checkpointed = (0, 0, 0)
 
@@ -81,13 +82,13 @@ class Memory:
         """
         asked = (value, shape, dtype, page_id, kind)
         if isinstance(name, str) and name in self._router.table and asked == (None,) * 5:
-            return self._look_up(name)
+            return self._handles.look_up(name)
         self._router.check_open()
         table = self._router.table
         existing = table.get(name) if isinstance(name, str) else None
         if kind is not None:
             making.check_alone(name, value, shape, dtype, device, page_id)
-            return self._handle(deriving.of_kind(self, name, kind, metadata))
+            return self._handles.of(deriving.of_kind(self, name, kind, metadata))
         if existing is None and value is None and shape is None:
             making.check_name(name)
             table.find(name)
@@ -98,7 +99,7 @@ class Memory:
             first = making.first_value(name, value, shape, dtype, device, self._device)
             existing = self._create(name, first, plain, page_id)
         making.check_same(existing, value, shape, dtype, page_id)
-        return self._handle(existing)
+        return self._handles.of(existing)
 
     def _create(
         self, name: str, first: Tensor, metadata: Mapping[str, Any], page_id: int | None
@@ -116,7 +117,7 @@ class Memory:
 
     def __getitem__(self, key: str | int) -> Page:
         """The page of a name or id; PageNotFoundError if there is none."""
-        return self._look_up(key)
+        return self._handles.look_up(key)
 
     def __contains__(self, name: object) -> bool:
         self._router.check_open()
@@ -133,7 +134,7 @@ class Memory:
     def pages(self) -> list[Page]:
         """Every page, in the order of their ids."""
         self._router.check_open()
-        return [self._handle(entry) for entry in self._router.table]
+        return [self._handles.of(entry) for entry in self._router.table]
 
     # changes
 
@@ -164,7 +165,7 @@ class Memory:
             InvalidDeltaError, DerivedPageError, EpochConflictError, PageMutatedError,
             PageNotFoundError, ClosedError, ReadOnlyError: nothing was changed.
         """
-        entry = self._entry(page)
+        entry = self._handles.entry(page)
         delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
         if epoch is None:
             return self._commit([delta])
@@ -192,7 +193,7 @@ class Memory:
                     f"update_many takes tuples (page, rows, values), found {item!r:.80}"
                 )
             page, rows, values = item
-            delta = stage(self._entry(page), values, rows=rows)
+            delta = stage(self._handles.entry(page), values, rows=rows)
             before = deltas.get(delta.page_id)
             deltas[delta.page_id] = delta if before is None else compose(before, delta)
         if not deltas and label is None:  # nothing to commit, and no moment to name
@@ -250,11 +251,11 @@ class Memory:
             RecipeError: some recipe failed, after everything else was computed.
         """
         self._router.check_open()
-        return [self._handle(node.entry) for node in self._engine.propagate()]
+        return [self._handles.of(node.entry) for node in self._engine.propagate()]
 
     def why(self, page: Page | str) -> Why:
         """Explain a page's value: which edits, through which pages, what was done. Print it."""
-        return why(self._engine, self._entry(page))
+        return why(self._engine, self._handles.entry(page))
 
     @property
     def graph(self) -> Graph:
@@ -373,38 +374,6 @@ class Memory:
         if self._router.closed:
             self._router.check_open()
         return self._engine.read(entry)
-
-    def _look_up(self, key: str | int) -> Page:
-        if self._router.closed:
-            self._router.check_open()
-        try:
-            return self._handle(self._router.table.find(key))
-        except PageNotFoundError:
-            self._router.check_open()  # a recipe that goes on depends on the page's absence
-            raise
-
-    def _entry(self, page: Page | str) -> Entry:
-        if self._router.closed:
-            self._router.check_open()
-        if type(page) is Page:
-            if page._memory is not self:  # noqa: SLF001
-                raise PageNotFoundError(
-                    f"page {page.name!r} belongs to another memory: expected one of {self!r}"
-                )
-            return page._entry  # noqa: SLF001
-        if not isinstance(page, str):
-            raise PageNotFoundError(f"expected a Page or a page's name, found {page!r:.80}")
-        return self._router.table.find(page)
-
-    def _unlisted(self, entry: Entry) -> Page:
-        """The handle of a page that is being made: listed only if the page comes to be."""
-        return self._handles.get(entry.info.id) or Page(self, entry)
-
-    def _handle(self, entry: Entry) -> Page:
-        handle = self._handles.get(entry.info.id)
-        if handle is None:
-            handle = self._handles.setdefault(entry.info.id, Page(self, entry))
-        return handle
 
     def __repr__(self) -> str:
         where = repr(str(self._store.path)) if self._store is not None else "in memory"
