@@ -171,7 +171,7 @@ def test_hostile_headers_are_refused_fast(tmp_path, header):
     begin = time.process_time()
     with pytest.raises(CorruptStoreError):
         read_tensors(path)
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 10
 
 
 @given(
