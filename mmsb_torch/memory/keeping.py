@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import StoreError
 from mmsb_torch.memory import registry
-from mmsb_torch.runtime.store import CheckpointInfo, Snapshot
+from mmsb_torch.runtime.store import (
+    CheckpointInfo,
+    Durability,
+    DurableLog,
+    Snapshot,
+    Store,
+    transactions,
+)
+from mmsb_torch.runtime.store.durable import Checkpoint
 from mmsb_torch.types import EventType
 
 if TYPE_CHECKING:
@@ -34,8 +42,13 @@ def checkpoint(
         for entry in router.table:
             if entry.info.id in epochs:
                 entry.journal.checkpoint = epochs[entry.info.id]
+        log = router.log
+        assert isinstance(log, DurableLog)
+        with router.committing:
+            log.begin_after(_base(store, snapshot))
         if keep is not None:
             store.retain(keep)
+            log.keep_bases({ref.tx for ref in store.list_checkpoints()})
     router.events.emit(
         EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
     )
@@ -49,11 +62,34 @@ def checkpoint_if_changed(memory: Memory) -> None:
         checkpoint(memory, None, None)
 
 
-def load(memory: Memory, snapshot: Snapshot) -> None:
-    """Fill a memory that was just made with a checkpoint's pages."""
-    assert memory._store is not None  # noqa: SLF001
-    registry.restore_pages(memory._engine, snapshot, repr(str(memory._store.path)))  # noqa: SLF001
-    memory._checkpointed = _progress(memory)  # noqa: SLF001
+def load(memory: Memory, durability: Durability) -> None:
+    """Fill a memory that was just made: the newest checkpoint, and what the log holds after it."""
+    store, router = memory._store, memory._router  # noqa: SLF001
+    assert store is not None
+    base = None
+    if store.list_checkpoints():
+        snapshot = store.load_checkpoint()
+        registry.restore_pages(memory._engine, snapshot, repr(str(store.path)))  # noqa: SLF001
+        base = _base(store, snapshot)
+    after = router.tx
+    names = {entry.info.id: entry.info.name for entry in router.table}
+    log, scan = store.open_log(names, base)
+    router.log = log
+    for transaction, kept in transactions(store.path, scan, after):
+        router.replay(transaction, kept)
+    memory._checkpointed = (after, *_progress(memory)[1:])  # noqa: SLF001
+    if store.writable:
+        memory.tail = store.begin_writing(log, scan, durability)
+    else:
+        memory.tail = scan.tail
+
+
+def _base(store: Store, snapshot: Snapshot) -> Checkpoint:
+    """A checkpoint of this memory as a base for values of the past."""
+    pages = snapshot.registry["pages"]
+    names = {page["id"]: page["name"] for page in pages if "derived" not in page}
+    epochs = {page["id"]: page["epoch"] for page in pages if "derived" not in page}
+    return store.base(registry.about(snapshot), epochs, names)
 
 
 def _progress(memory: Memory) -> tuple[int, int, int]:

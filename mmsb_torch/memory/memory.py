@@ -24,7 +24,7 @@ from mmsb_torch.types import Delta, Event, EventType, compose
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
-    from mmsb_torch.runtime.store import CheckpointInfo, Store
+    from mmsb_torch.runtime.store import CheckpointInfo, Store, Tail
 
 
 class Memory:
@@ -48,6 +48,8 @@ class Memory:
         self._handles = Handles(self, self._router)
         self._checkpointing = threading.Lock()
         self._checkpointed = (0, 0, 0)
+        self.tail: Tail | None = None
+        """What was not whole at the end of the log when it was opened: a write that was cut."""
 
     # pages
 
@@ -276,8 +278,8 @@ class Memory:
         self._router.check_open()
         log = self._router.log
         with self._router.table.lock:  # a commit under way is there as a whole, or not yet
-            record = log[log.find(moment, step=step)]
-        return Moment(self._engine, record)
+            about = log.about(log.find(moment, step=step))
+        return Moment(self._engine, about)
 
     def diff(self, a: int | str, b: int | str) -> Diff:
         """What differs between two moments, page by page, bit for bit."""
@@ -312,6 +314,16 @@ class Memory:
 
         self._router.check_writable()
         return keeping.checkpoint(self, keep, progress)
+
+    def sync(self) -> None:
+        """Wait until everything committed so far is on the disk; nothing to do without a path.
+
+        Raises:
+            StoreError: the disk failed. What was committed since the last sync may be lost, and
+                nothing more is acknowledged; open the store again.
+        """
+        self._router.check_open()
+        self._router.log.sync()
 
     def subscribe(
         self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
@@ -354,7 +366,10 @@ class Memory:
         except BaseException:
             self._router.closed = False  # nothing is lost: free the disk, and close again
             raise
-        self._store.close()
+        try:
+            self._router.log.close()
+        finally:
+            self._store.close()
 
     def __enter__(self) -> Self:
         self._router.check_open()

@@ -11,7 +11,8 @@ from mmsb_torch.device import changed_elements, same_bits
 from mmsb_torch.errors import EpochConflictError, PageNotFoundError
 from mmsb_torch.graph import Engine, Past
 from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
-from mmsb_torch.types import Delta, Region, Transaction
+from mmsb_torch.runtime.store.log import About
+from mmsb_torch.types import Delta, Region
 
 _TRIES = 3  # comparisons before a restore among busy writers brings whole pages
 
@@ -24,7 +25,7 @@ class Moment(Mapping[str, Tensor]):
     thread at a time.
     """
 
-    def __init__(self, engine: Engine, transaction: Transaction) -> None:
+    def __init__(self, engine: Engine, transaction: About) -> None:
         self._engine = engine
         self._past = Past(engine, transaction.tx)
         self.tx = transaction.tx
@@ -137,7 +138,7 @@ def diff(engine: Engine, a: int, b: int) -> Diff:
     """Compare the pages that transactions between the two moments touched."""
     router = engine.router
     low, high = min(a, b), max(a, b)
-    touched = {d.page_id for t in router.log.between(low, high) for d in t.deltas}
+    touched = router.log.pages_between(low, high)
     pages: dict[str, PageDiff] = {}
     for entry in router.table:
         if entry.info.id not in touched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,21 +12,27 @@ from mmsb_torch.errors import StoreError, UnsupportedError
 from mmsb_torch.memory import deriving
 from mmsb_torch.memory.memory import Memory
 
+if TYPE_CHECKING:
+    from mmsb_torch.runtime.store import Durability
+
 
 def open(  # noqa: A001 - the public name, used as mmsb.open
     path: str | os.PathLike[str] | None = None,
     *,
     mode: str = "w",
     device: torch.device | str | PageLocation | None = None,
+    durability: Durability = "process",
 ) -> Memory:
     """Open a memory.
 
     Args:
         path: folder of the store (made if missing), conventionally `something.mmsb`. Without one
-            the memory lives in RAM only. At present a store keeps what the last `checkpoint()` or
-            `close()` wrote: changes after it are lost if the process is killed.
+            the memory lives in RAM only. With one, every change is in the log before it returns.
         mode: "w" reads and writes (one writer at a time); "r" only reads, without a lock, and
             computes stale derived pages in RAM.
+        durability: what a change waits for. "process": written, so that it survives `kill -9`, and
+            on the disk within a second; "full": on the disk, so that it survives a power cut;
+            "none": the system writes when it likes.
         device: where new pages live unless told otherwise; where their first value lives if None.
 
     Raises:
@@ -37,6 +44,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             f"mode={mode!r}: expected 'w' (read and write) or 'r' (read only). Following a live "
             "writer comes with the durable log."
         )
+    if durability not in ("process", "full", "none"):
+        raise UnsupportedError(f"durability={durability!r}: expected 'process', 'full' or 'none'")
     where = None if device is None else resolve_device(device)
     if path is None:
         if mode == "r":
@@ -53,8 +62,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         store = Store.create(path)
     try:
         memory = Memory(store, device=where, read_only=read_only)
-        if store.list_checkpoints():
-            keeping.load(memory, store.load_checkpoint())
+        keeping.load(memory, durability)
         deriving.bind_registered_kinds(memory)
     except BaseException:
         store.close()

@@ -163,6 +163,7 @@ class Page:
         """
         self._memory._router.check_open()  # noqa: SLF001
         log, page = self._memory._router.log, self.id  # noqa: SLF001
+        log.reach_back()
         records = [log[number] for number in log.of_page(page, log.last)]
         return [_change(record, page) for record in reversed(records)]
 

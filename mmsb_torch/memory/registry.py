@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +11,10 @@ from torch import Tensor
 from mmsb_torch.errors import CorruptStoreError
 from mmsb_torch.graph import Engine, Look, Node
 from mmsb_torch.instrumentation.context import as_plain, from_plain
-from mmsb_torch.runtime.state import Entry, Router, next_delta_id
-from mmsb_torch.runtime.store import Log, Snapshot
-from mmsb_torch.types import Delta, PageInfo, Region, Spec, Transaction
+from mmsb_torch.runtime.state import Entry, Router
+from mmsb_torch.runtime.store import Snapshot
+from mmsb_torch.runtime.store.log import About
+from mmsb_torch.types import PageInfo, Spec
 
 _FORMAT = 1
 
@@ -41,12 +41,13 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
             epochs[entry.info.id] = entry.journal.pending = entry.epoch
             known = has_value and entry.info.id not in doubtful
             pages.append(_page(entry, node, known=known))
-    last = router.log[tx] if len(router.log) else None
+    last = router.log.about(tx) if tx else None
     registry = {
         "format": _FORMAT,
         "pages": pages,
         "label": last.label if last is not None else None,
         "step": last.step if last is not None else None,
+        "time_ns": last.time_ns if last is not None else 0,
     }
     return Snapshot(tx, tensors, registry), epochs
 
@@ -82,6 +83,12 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
     return page
 
 
+def about(snapshot: Snapshot) -> About:
+    """The transaction that a checkpoint was made after."""
+    fields = snapshot.registry
+    return About(snapshot.tx, fields["label"], fields["step"], fields["time_ns"])
+
+
 def restore_pages(engine: Engine, snapshot: Snapshot, where: str) -> None:
     """Fill an empty memory with a checkpoint's pages. Recipes are unbound until declared again.
 
@@ -101,8 +108,7 @@ def _restore(engine: Engine, snapshot: Snapshot) -> None:
     registry = snapshot.registry
     if registry["format"] != _FORMAT:
         raise ValueError(f"registry format {registry['format']}, expected {_FORMAT}")
-    router, now = engine.router, time.time_ns()
-    deltas: list[Delta] = []
+    router = engine.router
     derived: list[tuple[Entry, Mapping[str, Any]]] = []
     for page in registry["pages"]:
         value = snapshot.tensors.get(page["name"])
@@ -111,21 +117,8 @@ def _restore(engine: Engine, snapshot: Snapshot) -> None:
             router.table.add(entry)
         if entry.info.derived:
             derived.append((entry, page["derived"]))
-        else:
-            assert value is not None
-            region = Region.all(tuple(value.shape))
-            deltas.append(
-                Delta(next_delta_id(), entry.info.id, entry.epoch - 1, region, value, now, "load")
-            )
     for entry, stored in derived:
         engine.topology.add(_node(router, entry, stored))
-    if snapshot.tx > 0:
-        router.log = Log(first=snapshot.tx)
-        router.log.append(
-            Transaction(
-                snapshot.tx, now, (), tuple(deltas), registry["label"], registry["step"], {}
-            )
-        )
     router.tx = snapshot.tx
 
 
@@ -147,7 +140,7 @@ def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
     entry.epoch, entry.content, entry.tx = page["epoch"], page["content"], page["tx"]
     entry.journal.checkpoint = entry.journal.pending = entry.epoch
     if value is not None:
-        entry.put(value.detach(), shared=not derived)
+        entry.put(value.detach(), shared=False)
     return entry
 
 

@@ -15,15 +15,14 @@ def statistics(engine: Engine) -> dict[str, Any]:
     for entry in router.table:
         if entry.spec is not None and entry.tensor is not None:
             held[str(entry.spec.device)] += entry.spec.nbytes
-    records = list(router.log)
     return {
         "pages": len(router.table),
         "derived": len(engine.topology.nodes),
         "edges": sum(len(set(node.inputs)) for node in engine.topology.nodes.copy().values()),
         "bytes": dict(held),
         "transaction": router.tx,
-        "deltas": sum(len(record.deltas) for record in records),
-        "history_bytes": sum(record.nbytes for record in records),
+        "deltas": router.log.deltas,
+        "history_bytes": router.log.nbytes,
         "recomputed": counts.recomputed,
         "unchanged": counts.unchanged,
         "cut_off": counts.cut_off,

@@ -459,8 +459,8 @@ def test_a_moment_named_while_it_is_committed_is_of_one_piece(mem, monkeypatch):
         moment = mem.at("coming")
         found.append((moment["same"].clone(), moment["x"].clone()))
 
-    def append(transaction, original=log.append):
-        original(transaction)
+    def append(transaction, kept, original=log.append):
+        original(transaction, kept)
         threads.append(threading.Thread(target=look, daemon=True))
         threads[0].start()
         threads[0].join(0.2)

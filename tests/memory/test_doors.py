@@ -37,6 +37,7 @@ MEMORY_CALLS = {
     "diff": lambda m: m.diff(1, 2),
     "restore": lambda m: m.restore(1),
     "checkpoint": lambda m: m.checkpoint(),
+    "sync": lambda m: m.sync(),
     "subscribe": lambda m: m.subscribe(print),
     "stats": lambda m: m.stats(),
     "tx": lambda m: m.tx,

@@ -5,7 +5,7 @@ hands over into a delta, `router` commits it, `history` rebuilds the past, `even
 """
 
 from mmsb_torch.runtime.state.events import EventBus
-from mmsb_torch.runtime.state.history import deltas_until, epoch_at, value_at
+from mmsb_torch.runtime.state.history import epoch_at, value_at
 from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.runtime.state.router import Router
 from mmsb_torch.runtime.state.selection import row_index
@@ -18,7 +18,6 @@ __all__ = [
     "Journal",
     "Router",
     "Table",
-    "deltas_until",
     "epoch_at",
     "next_delta_id",
     "row_index",

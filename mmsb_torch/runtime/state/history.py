@@ -10,40 +10,34 @@ from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Form, apply
 
 
-def deltas_until(log: Log, page_id: int, tx: int) -> list[tuple[int, Delta]]:
-    """(transaction, delta) of one page up to `tx`, from its last whole value on, oldest first."""
-    found: list[tuple[int, Delta]] = []
-    for number in log.of_page(page_id, tx):
-        delta = log[number].delta_of(page_id)
-        assert delta is not None
-        found.append((number, delta))
-        if delta.region.form is Form.ALL:
-            break
-    found.reverse()
-    return found
-
-
 def value_at(log: Log, page_id: int, tx: int) -> Tensor:
     """The value of one page as of transaction `tx`: a new tensor, bit for bit.
 
     Raises:
         PageNotFoundError: the page did not exist then.
+        CorruptLogError, CorruptStoreError: what is on disk is damaged.
     """
-    steps = deltas_until(log, page_id, tx)
-    if not steps or steps[0][1].region.form is not Form.ALL:
-        raise PageNotFoundError(
-            f"page {page_id} did not exist at transaction {tx}", page_id=page_id
-        )
-    value = copy_of(steps[0][1].values)
-    for _, delta in steps[1:]:
+    base, steps, value = log.base(page_id, tx), list[Delta](), None
+    for number in log.of_page(page_id, tx):
+        if base is not None and number <= base.tx:
+            break
+        delta = log.delta(number, page_id)
+        if delta.region.form is Form.ALL:
+            value = copy_of(delta.values)
+            break
+        steps.append(delta)
+    if value is None:
+        if base is None:
+            raise PageNotFoundError(
+                f"page {page_id} did not exist at transaction {tx}", page_id=page_id
+            )
+        value = base.value()
+    for delta in reversed(steps):
         apply(value, delta)
     return value
 
 
 def epoch_at(log: Log, page_id: int, tx: int) -> int:
     """The epoch of one page as of transaction `tx`; -1 if it did not exist."""
-    for number in log.of_page(page_id, tx):
-        delta = log[number].delta_of(page_id)
-        assert delta is not None
-        return delta.base_epoch + 1
-    return -1
+    epoch = log.epoch(page_id, tx)
+    return -1 if epoch is None else epoch

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmsb_torch.errors import (
     ClosedError,
+    CorruptLogError,
     DerivedPageError,
     EpochConflictError,
     InvalidDeltaError,
@@ -66,7 +67,8 @@ class Router:
         """Held while a page is made, so that two threads cannot make the same."""
         self.closed = False
         self._read_only = read_only
-        self._commit = threading.Lock()
+        self.committing = threading.Lock()
+        """Held while a transaction is ordered, logged and applied."""
         self.recipes = Recipes()
 
     def check_writable(self) -> None:
@@ -90,7 +92,7 @@ class Router:
 
     def shut(self) -> bool:
         """Take no more commits; False if that was so already."""
-        with self._commit:
+        with self.committing:
             before, self.closed = self.closed, True
         return not before
 
@@ -102,18 +104,49 @@ class Router:
         self.check_writable()
         region = Region.all(tuple(values.shape))
         delta = Delta(next_delta_id(), info.id, -1, region, values, info.created_ns, "create")
-        with self._commit:
+        with self.committing:
             self.check_open()
             record = Transaction(
                 self.log.last + 1, info.created_ns, (info,), (delta,), None, None, _NOTHING
             )
+            kept = self.log.write(record)
             entry = Entry(info)
             with self.table.lock:
                 self.table.add(entry)
-                self.log.append(record)
-                entry.put(values.detach(), shared=True)
+                self.log.append(record, kept)
+                entry.put(values.detach(), shared=self.log.keeps)
                 entry.tx = self.tx = record.tx
         return entry
+
+    def replay(self, record: Transaction, kept: object) -> None:
+        """Apply a transaction that the log holds already; `kept` is what the log keeps of it.
+
+        Raises:
+            CorruptLogError: it does not fit the pages.
+        """
+        with self.committing, self.table.lock:
+            for info in record.created:
+                if self.table.get(info.name) is not None:
+                    raise _misfit(record, f"it creates page {info.name!r}, which exists")
+                self.table.add(Entry(info))
+            for delta in record.deltas:
+                entry = self.table.find(delta.page_id)
+                spec, first = entry.info.spec, delta.base_epoch == -1
+                if (
+                    spec is None
+                    or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype)
+                    or (first and (entry.tensor is not None or delta.region.form is not Form.ALL))
+                    or (not first and (entry.tensor is None or delta.base_epoch != entry.epoch))
+                ):
+                    raise _misfit(record, f"{delta!r} does not fit page {entry.info.name!r}")
+                if first:
+                    entry.put(delta.values.detach(), shared=False)
+                    entry.tx = record.tx
+                else:
+                    whole = delta.region.form is Form.ALL
+                    self._apply(entry, delta, None if whole else entry.writable(), record.tx)
+            self.log.append(record, kept)
+            self.tx = record.tx
 
     def commit(
         self,
@@ -141,7 +174,7 @@ class Router:
         """
         self.check_writable()
         find, placed = self.table.find, []
-        with self._commit:
+        with self.committing:
             if self.closed:
                 self.check_open()
             if only_at is not None and self.tx != only_at:
@@ -156,13 +189,17 @@ class Router:
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
+            kept = self.log.write(record)  # may wait for the disk: no lock of readers is held
             with self.table.lock:
-                # what can fail (memory for copies) comes before the log, what cannot after it
-                targets = [
-                    None if delta.region.form is Form.ALL else entry.writable()
-                    for entry, delta in placed
-                ]
-                self.log.append(record)
+                try:  # what can fail (memory for copies) comes before anything is changed
+                    targets = [
+                        None if delta.region.form is Form.ALL else entry.writable()
+                        for entry, delta in placed
+                    ]
+                except BaseException:
+                    self.log.take_back(tx)
+                    raise
+                self.log.append(record, kept)
                 for (entry, delta), target in zip(placed, targets, strict=True):
                     self._apply(entry, delta, target, tx)
                 self.tx = tx
@@ -204,10 +241,11 @@ class Router:
             PageMutatedError: as in `read`.
         """
         with self.table.lock:
-            if entry.is_unwritten():
-                if entry.tx <= tx:
-                    return entry.alias()
-                return value_at(self.log, entry.info.id, tx)
+            unwritten, present = entry.is_unwritten(), entry.tx <= tx
+            if unwritten and present:
+                return entry.alias()
+        if unwritten:
+            return value_at(self.log, entry.info.id, tx)  # may read files: no lock is held
         raise self.repair(entry)
 
     def read_derived(self, entry: Entry, epoch: int | None = None) -> Tensor | None:
@@ -235,7 +273,7 @@ class Router:
 
         A derived page loses its value instead: its recipe makes it again.
         """
-        with self._commit, self.table.lock:
+        with self.committing, self.table.lock:
             return self._repair(entry)
 
     def _repair(self, entry: Entry) -> PageMutatedError:
@@ -275,7 +313,7 @@ class Router:
     def _apply(self, entry: Entry, delta: Delta, target: Tensor | None, tx: int) -> None:
         changed = not entry.watched or changes_bits(entry.value, delta)
         if target is None:
-            entry.put(delta.values.detach(), shared=True)
+            entry.put(delta.values.detach(), shared=self.log.keeps)
         else:
             apply(target, delta)
             entry.put(target, shared=False)
@@ -299,3 +337,10 @@ class Router:
                     "source": delta.source,
                 },
             )
+
+
+def _misfit(record: Transaction, what: str) -> CorruptLogError:
+    return CorruptLogError(
+        f"transaction {record.tx} of the log does not follow from those before it: {what}. "
+        "The log or the checkpoint is another store's, or damaged."
+    )

@@ -8,7 +8,9 @@ POSIX only.
 
 From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
 `tensorfile` (safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
-`checkpoint`, `retention`, `layout` (the store itself).
+`checkpoint`, `retention`; of the log `frame` (headers and the chain), `payload` (a transaction as
+safetensors), `logfile`, `logwriter`, `log` (in memory), `durable` (on disk), `recovery`; and `layout`,
+the store itself.
 """
 
 from __future__ import annotations
@@ -25,31 +27,40 @@ if TYPE_CHECKING:
         load_checkpoint,
         write_checkpoint,
     )
+    from mmsb_torch.runtime.store.durable import DurableLog
     from mmsb_torch.runtime.store.files import FILES, Files
     from mmsb_torch.runtime.store.layout import Store
     from mmsb_torch.runtime.store.lock import WriterLock
     from mmsb_torch.runtime.store.log import Log
+    from mmsb_torch.runtime.store.logwriter import DURABILITIES, Durability
+    from mmsb_torch.runtime.store.recovery import Scan, Tail, transactions
     from mmsb_torch.runtime.store.retention import retain
     from mmsb_torch.runtime.store.streams import FileRecord
     from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
     from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
 
 __all__ = [
+    "DURABILITIES",
     "FILES",
     "CheckpointInfo",
     "CheckpointRef",
     "Damage",
+    "Durability",
+    "DurableLog",
     "FileRecord",
     "Files",
     "Log",
+    "Scan",
     "Snapshot",
     "Store",
+    "Tail",
     "WriterLock",
     "describe_checkpoint",
     "list_checkpoints",
     "load_checkpoint",
     "read_tensors",
     "retain",
+    "transactions",
     "verify_checkpoint",
     "write_checkpoint",
     "write_tensors",
@@ -64,10 +75,13 @@ _HOMES = {
         "load_checkpoint",
         "write_checkpoint",
     ),
+    "durable": ("DurableLog",),
     "files": ("FILES", "Files"),
     "layout": ("Store",),
     "lock": ("WriterLock",),
     "log": ("Log",),
+    "logwriter": ("DURABILITIES", "Durability"),
+    "recovery": ("Scan", "Tail", "transactions"),
     "retention": ("retain",),
     "streams": ("FileRecord",),
     "tensorfile": ("read_tensors", "write_tensors"),

@@ -268,6 +268,22 @@ def _load(folder: Path, store: str | None, files: Files) -> Snapshot:
     return Snapshot(manifest.tx, {name: found[name] for name in weight_map}, manifest.registry)
 
 
+def load_tensor(root: Path, tx: int, name: str, files: Files = FILES) -> torch.Tensor:
+    """One tensor of a checkpoint, read and checked with the file that holds it.
+
+    Raises:
+        as `load_checkpoint`.
+    """
+    ref = _find(root, tx, files)
+    manifest = checked_manifest(ref.path, files, read_identity(root, files).uuid)
+    weight_map = read_index(ref.path, manifest, files)
+    if name not in weight_map:
+        raise HistoryError(f"the checkpoint {tx} of {str(root)!r} holds no tensor {name!r}.")
+    record = next(item for item in manifest.shards if item.name == weight_map[name])
+    tensors, _ = read_tensors(ref.path / record.name, record, files)
+    return tensors[name]
+
+
 def _find(root: Path, tx: int | None, files: Files) -> CheckpointRef:
     refs = list_checkpoints(root, files)
     chosen = [ref for ref in refs if tx is None or ref.tx == tx]

@@ -54,6 +54,10 @@ class Files:
         """Read at most `len(into)` bytes, return how many; 0 is the end of the file."""
         return os.readv(fd, [into])
 
+    def pread(self, fd: int, into: memoryview, offset: int) -> int:
+        """Read at most `len(into)` bytes from `offset` on, return how many; 0 is the end."""
+        return os.preadv(fd, [into], offset)
+
     def write(self, fd: int, data: memoryview) -> int:
         """Write some of `data`, return how many bytes."""
         return os.write(fd, data)
@@ -65,6 +69,10 @@ class Files:
     def fsync(self, fd: int) -> None:
         """Wait until the file or folder is on the disk."""
         os.fsync(fd)
+
+    def datasync(self, fd: int) -> None:
+        """Wait until the file's content and size are on the disk."""
+        os.fdatasync(fd)
 
     def lock(self, fd: int) -> None:
         """Take the file's exclusive lock now, or raise BlockingIOError."""
@@ -146,6 +154,20 @@ def sync_folder(path: Path, files: Files = FILES) -> None:
         except OSError as error:
             if error.errno not in _NO_FOLDER_SYNC:
                 raise
+        finally:
+            files.close(fd)
+
+
+def sync_file(path: Path, files: Files = FILES) -> None:
+    """Make the content of a file durable that was written before.
+
+    Raises:
+        StoreError: it cannot be opened or synced.
+    """
+    with explained("fsync", path):
+        fd = files.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            files.fsync(fd)
         finally:
             files.close(fd)
 

@@ -7,7 +7,7 @@ are re-entrant. Two checkpoints of the *same* transaction at once: one of them m
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,10 @@ from mmsb_torch.runtime.store.checkpoint import (
     Snapshot,
     checkpoints_folder,
     load_checkpoint,
+    load_tensor,
     write_checkpoint,
 )
+from mmsb_torch.runtime.store.durable import Checkpoint, DurableLog
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath, exists, explained, sync_folder
 from mmsb_torch.runtime.store.identity import (
     IDENTITY,
@@ -32,6 +34,9 @@ from mmsb_torch.runtime.store.identity import (
     write_identity,
 )
 from mmsb_torch.runtime.store.lock import WriterLock
+from mmsb_torch.runtime.store.log import About
+from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
+from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
 from mmsb_torch.runtime.store.retention import retain
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
 from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
@@ -134,6 +139,35 @@ class Store:
         """Return the checkpoints, oldest first; see `catalog.list_checkpoints`."""
         self._check_open()
         return list_checkpoints(self.path, self._files)
+
+    def open_log(self, names: dict[int, str], base: Checkpoint | None) -> tuple[DurableLog, Scan]:
+        """The log that goes on from a checkpoint (None: from the beginning), and what is in it.
+
+        Args:
+            names: page id -> name, of the pages in the checkpoint; the log keeps it.
+            base: the checkpoint.
+        """
+        self._check_open()
+        uuid, files = self.identity.uuid, self._files
+        older = (lambda: outlines(self.path, uuid, files)) if base is not None else None
+        log = DurableLog(self.path, uuid, names, base, older, files)
+        return log, Scan(self.path, uuid, log.last, files)
+
+    def base(self, about: About, epochs: Mapping[int, int], names: Mapping[int, str]) -> Checkpoint:
+        """A checkpoint as a base for values of the past: epochs and names of its pages, by id."""
+        known, files = dict(names), self._files
+        return Checkpoint(
+            about, dict(epochs), lambda page: load_tensor(self.path, about.tx, known[page], files)
+        )
+
+    def begin_writing(self, log: DurableLog, scan: Scan, durability: Durability) -> Tail | None:
+        """Let `log` append after a scan that was read to its end; returns the tail that was cut."""
+        self._check_writable()
+        tail = scan.tail
+        if tail is not None:
+            tail = cut_tail(tail, self._files)
+        log.writer = LogWriter(self.path, self.identity.uuid, scan.end, durability, self._files)
+        return tail
 
     def verify(self) -> list[Damage]:
         """Read every checkpoint and return all damage; see `verification.verify_checkpoint`."""

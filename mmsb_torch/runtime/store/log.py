@@ -1,4 +1,4 @@
-"""The log: the ordered history of transactions. In memory here.
+"""The log: the ordered history of transactions. In memory here; `durable` keeps it on disk.
 
 Nothing but the router appends. What was appended is never changed, so readers need no lock.
 """
@@ -6,11 +6,30 @@ Nothing but the router appends. What was appended is never changed, so readers n
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from mmsb_torch.errors import HistoryError, InternalError
-from mmsb_torch.types import Transaction
+from mmsb_torch.types import Delta, Transaction
+
+
+class About(NamedTuple):
+    """A transaction without its deltas."""
+
+    tx: int
+    label: str | None
+    step: int | None
+    time_ns: int
+
+
+class Base(NamedTuple):
+    """A moment at which whole values are at hand, so that no older delta is needed."""
+
+    tx: int
+    value: Callable[[], Tensor]
+    """The value of the page then: a new tensor."""
 
 
 class Log:
@@ -23,12 +42,21 @@ class Log:
             checkpoint that a memory was opened at).
     """
 
+    keeps = True
+    """Whether what is appended stays in memory as it is."""
+
     def __init__(self, first: int = 1) -> None:
         self._first = first
-        self._transactions: list[Transaction] = []
+        self._next = first
+        self._transactions: dict[int, Any] = {}
         self._labels: dict[str, int] = {}
         self._steps: dict[int, int] = {}
-        self._touched: dict[int, list[int]] = {}
+        self._touched: dict[int, tuple[list[int], list[int]]] = {}
+        """Page -> numbers of its transactions, and the epochs they led to."""
+        self.deltas = 0
+        """How many deltas there are."""
+        self.nbytes = 0
+        """Bytes of their values and masks."""
 
     @property
     def first(self) -> int:
@@ -38,23 +66,40 @@ class Log:
     @property
     def last(self) -> int:
         """Number of the newest transaction at hand (`first - 1` while empty)."""
-        return self._first + len(self._transactions) - 1
+        return self._next - 1
 
-    def append(self, transaction: Transaction) -> None:
-        """Add the next transaction; its number must be `last + 1`."""
-        if transaction.tx != self._first + len(self._transactions):
-            raise InternalError(f"log at {self.last} was given transaction {transaction.tx}")
-        self._transactions.append(transaction)
-        touched = self._touched
+    def write(self, transaction: Transaction) -> object:
+        """Make the next transaction durable, as far as this log does; `append` follows.
+
+        Returns what `append` is to keep. May be slow; no lock but the router's is held.
+
+        Raises:
+            StoreError: it could not be written; nothing changed.
+        """
+        return transaction
+
+    def take_back(self, tx: int) -> None:
+        """Void the transaction that was just written and will not be appended."""
+
+    def append(self, transaction: Transaction, kept: object) -> None:
+        """Add the next transaction; its number must be `last + 1`. Cannot fail for other reasons."""
+        touched, tx = self._touched, transaction.tx
+        if tx != self._next:
+            raise InternalError(f"log at {self.last} was given transaction {tx}")
+        self._transactions[tx] = kept
+        self._next = tx + 1
         for delta in transaction.deltas:
-            numbers = touched.get(delta.page_id)
-            if numbers is None:
-                numbers = touched[delta.page_id] = []
-            numbers.append(transaction.tx)
+            known = touched.get(delta.page_id)
+            if known is None:
+                known = touched[delta.page_id] = ([], [])
+            known[1].append(delta.base_epoch + 1)  # first: who finds the number finds the epoch
+            known[0].append(tx)
+            self.deltas += 1
+            self.nbytes += delta.nbytes
         if transaction.label is not None:
-            self._labels[transaction.label] = transaction.tx
+            self._labels[transaction.label] = tx
         if transaction.step is not None:
-            self._steps[transaction.step] = transaction.tx
+            self._steps[transaction.step] = tx
 
     def find(self, at: Any = None, *, step: int | None = None) -> int:
         """The number of the transaction that `at` (a number or a label) or `step` means.
@@ -76,30 +121,66 @@ class Log:
             raise HistoryError(
                 f"a moment is a transaction number (int) or a label (str), found {at!r}"
             )
-        if not self._first <= at <= self.last:
-            held = f"holds {self._first} to {self.last}" if len(self) else "is empty"
+        if not self.first <= at <= self.last:
+            some = self.first <= self.last
+            held = f"holds {self.first} to {self.last}" if some else "is empty"
             raise HistoryError(f"no transaction {at}: the history at hand {held}")
         return at
 
+    def reach_back(self) -> bool:
+        """Look for what is older than `first`; whether anything was found."""
+        return False
+
+    def about(self, tx: int) -> About:
+        """Label, step and time of a transaction."""
+        return About(tx, *self[tx][4:6], self[tx].time_ns)
+
     def __getitem__(self, tx: int) -> Transaction:
-        return self._transactions[tx - self._first]
+        found: Transaction = self._transactions[tx]
+        return found
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return (self[tx] for tx in range(self._first, self._next))
 
     def __len__(self) -> int:
         return len(self._transactions)
 
-    def __iter__(self) -> Iterator[Transaction]:
-        return iter(self._transactions[:])
+    def delta(self, tx: int, page_id: int) -> Delta:
+        """What a transaction did to a page that it touched."""
+        delta = self[tx].delta_of(page_id)
+        assert delta is not None
+        return delta
 
-    def between(self, after: int, until: int) -> list[Transaction]:
-        """Transactions `after < tx <= until`, oldest first."""
-        start = max(after + 1, self._first) - self._first
-        return self._transactions[start : until - self._first + 1]
+    def pages_between(self, after: int, until: int) -> set[int]:
+        """Pages that transactions `after < tx <= until` touched."""
+        return {
+            page
+            for page, (numbers, _) in self._touched.items()
+            if bisect.bisect_right(numbers, until) > bisect.bisect_right(numbers, after)
+        }
 
     def of_page(self, page_id: int, until: int) -> Iterator[int]:
         """Numbers of the transactions up to `until` that changed a page, newest first."""
-        numbers = self._touched.get(page_id, [])
+        numbers = self._touched.get(page_id, ([], []))[0]
         for position in range(bisect.bisect_right(numbers, until) - 1, -1, -1):
             yield numbers[position]
+
+    def epoch(self, page_id: int, until: int) -> int | None:
+        """The epoch of a page as of transaction `until`; None if none up to there touched it."""
+        numbers, epochs = self._touched.get(page_id, ([], []))
+        position = bisect.bisect_right(numbers, until)
+        return epochs[position - 1] if position else None
+
+    def base(self, page_id: int, until: int) -> Base | None:
+        """The newest moment up to `until` at which a page's whole value is at hand."""
+        del page_id, until
+        return None
+
+    def sync(self) -> None:
+        """Wait until everything written is on the disk, if there is one."""
+
+    def close(self) -> None:
+        """Let go of files; harmless when repeated."""
 
     def _named(self, names: dict[Any, int], name: Any, kind: str) -> int:
         if name not in names:

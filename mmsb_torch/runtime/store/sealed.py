@@ -178,6 +178,10 @@ class Fields:
             raise self.damage(f"{name!r}: expected {kind.__name__}, found {value!r:.40}")
         return value
 
+    def optional(self, name: str, kind: type[T]) -> T | None:
+        """As `get`, of a field that may be null."""
+        return None if self._fields.get(name) is None else self.get(name, kind)
+
     def count(self, name: str) -> int:
         """Return the field `name`, an integer from 0 to 2**64 - 1."""
         value = self.get(name, int)

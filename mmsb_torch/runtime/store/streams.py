@@ -88,8 +88,8 @@ class Sink:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, files: Files = FILES) -> Iterator[Sink]:
-    """Create `path`, which must not exist; leaving the block fsyncs it.
+def new_file(path: Path, files: Files = FILES, *, sync: bool = True) -> Iterator[Sink]:
+    """Create `path`, which must not exist; leaving the block fsyncs it (unless `sync` is false).
 
     An exception leaves no file behind (unless even removing it fails). The folder is not synced:
     see `sync_folder`. A failed fsync is never retried: the system may have dropped the pages.
@@ -105,8 +105,9 @@ def new_file(path: Path, files: Files = FILES) -> Iterator[Sink]:
             sink = Sink(fd, path, files)
             yield sink
             sink.flush()
-            with explained("fsync", path):
-                files.fsync(fd)
+            if sync:
+                with explained("fsync", path):
+                    files.fsync(fd)
         finally:
             with explained("close", path):
                 files.close(fd)

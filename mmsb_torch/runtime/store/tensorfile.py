@@ -15,7 +15,7 @@ digest would then not match, and the file would be refused when it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -116,22 +116,72 @@ def write_tensors(
         UnsupportedError: a tensor that is not dense, or too many for one file.
         StoreError: the file exists or the disk fails; no file is left.
     """
+    with new_file(Path(path), files) as sink:
+        for part in encode_tensors(tensors, metadata):
+            for start in range(0, len(part), _PROGRESS_BYTES):
+                piece = part[start : start + _PROGRESS_BYTES]
+                sink.write(piece)
+                if advance is not None and isinstance(part, memoryview):
+                    advance(len(piece))
+    return sink.record()
+
+
+def encode_tensors(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file: the header, then the tensors' memory itself, part by part.
+
+    Raises:
+        SerializationError: a bad name or metadata.
+        UnsupportedError: a tensor that is not dense, or too many for one file.
+    """
     check_count(len(tensors))
     stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
     order = sorted(stored.values(), key=_placement)
-    head = build_header(_header(stored, order, metadata))
-    with new_file(Path(path), files) as sink:
-        sink.write(head)
-        for item in order:
-            if item.nbytes == 0:
-                continue
-            view = _memory(_plain_bytes(item.tensor))
-            for start in range(0, len(view), _PROGRESS_BYTES):
-                part = view[start : start + _PROGRESS_BYTES]
-                sink.write(part)
-                if advance is not None:
-                    advance(len(part))
-    return sink.record()
+    yield build_header(_header(stored, order, metadata))
+    for item in order:
+        if item.nbytes:
+            yield _memory(_plain_bytes(item.tensor))
+
+
+def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the bytes of a whole safetensors file: tensors that own their memory, and metadata.
+
+    Raises:
+        CorruptStoreError: they are no well-formed safetensors file.
+        UnsupportedError: a dtype that torch cannot hold.
+    """
+    header, data = decode_header(raw, where)
+    metadata = dict(header.metadata)
+    specs = _specs(header, metadata.pop(DTYPES_KEY, "{}"), where)
+    found: dict[str, torch.Tensor] = {}
+    for name, entry in header.entries.items():
+        memory = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        if entry.nbytes:
+            _memory(memory)[:] = data[entry.start : entry.stop]
+        found[name] = _shaped(memory, specs[name], name, where)
+    return found, metadata
+
+
+def decode_header(raw: memoryview, where: str) -> tuple[Header, memoryview]:
+    """The header of a safetensors file that `raw` is, checked, and the data after it."""
+    length = int.from_bytes(raw[:LENGTH_BYTES], "little")
+    left = len(raw) - LENGTH_BYTES
+    if left < 0 or length > min(left, MAX_HEADER_BYTES):
+        raise CorruptStoreError(f"{where} is no safetensors data: its header does not fit.")
+    data = raw[LENGTH_BYTES + length :]
+    return parse_header(bytes(raw[LENGTH_BYTES : LENGTH_BYTES + length]), len(data), where), data
+
+
+def _shaped(raw: torch.Tensor, spec: Spec, name: str, where: str) -> torch.Tensor:
+    dtype, shape = spec
+    try:
+        # detach: what is returned shall be no view of `raw`, only the owner of its storage
+        return raw.view(dtype).view(shape).detach()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CorruptStoreError(
+            f"{where}: tensor {name!r} has an impossible shape {shape[:16]}: {error}"
+        ) from error
 
 
 def _placement(item: _Stored) -> tuple[bool, int]:
@@ -171,7 +221,10 @@ def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.resolve_conj().resolve_neg()
     if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
         tensor = tensor.view(word)
-    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8)
+    flat = tensor.contiguous().cpu().reshape(-1)
+    if flat.stride(0) != 1:  # of one element: `contiguous` lets it have any
+        flat = flat.as_strided(flat.shape, (1,))
+    return flat.view(torch.uint8)
 
 
 def _memory(raw: torch.Tensor) -> memoryview:
@@ -281,17 +334,11 @@ def _parse(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     header, specs, metadata = _layout(source)
     found: dict[str, torch.Tensor] = {}
     for name in sorted(header.entries, key=lambda name: header.entries[name].start):
-        entry, (dtype, shape) = header.entries[name], specs[name]
+        entry = header.entries[name]
         raw = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
         if entry.nbytes:
             source.fill(_memory(raw))
-        try:
-            # detach: what is returned shall be no view of `raw`, only the owner of its storage
-            found[name] = raw.view(dtype).view(shape).detach()
-        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-            raise CorruptStoreError(
-                f"{str(source.path)!r}: tensor {name!r} has an impossible shape {shape[:16]}: {error}"
-            ) from error
+        found[name] = _shaped(raw, specs[name], name, repr(str(source.path)))
     return {name: found[name] for name in header.entries}, metadata
 
 

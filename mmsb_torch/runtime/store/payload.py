@@ -1,0 +1,250 @@
+"""A transaction as bytes: one complete safetensors file, whose metadata says what it does.
+
+The tensors are the values and positions of its deltas; `__metadata__["mmsb.ops"]`, a JSON object, is
+what counts. Values are absolute: replaying a delta twice is replaying it once. What is read is checked
+before anybody may apply it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmsb_torch.device import pack_mask, unpack_mask, zeros
+from mmsb_torch.runtime.store.sealed import Fields, strict_loads
+from mmsb_torch.runtime.store.tensorfile import decode_header, decode_tensors, encode_tensors
+from mmsb_torch.types import Delta, Form, PageInfo, Region, Spec, Transaction
+from mmsb_torch.types.spec import dtype_named
+
+OPS_KEY = "mmsb.ops"
+_VERSION = 1
+
+
+def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | memoryview]:
+    """The bytes of a transaction, part by part; they refer to its tensors' memory.
+
+    Args:
+        transaction: what to write.
+        names: page id -> name, for the tensors' names in the file.
+
+    Raises:
+        SerializationError: a text that is no valid unicode.
+        UnsupportedError: too much for one file.
+    """
+    tensors: dict[str, Tensor] = {}
+    deltas = [_encode_delta(delta, names, tensors) for delta in transaction.deltas]
+    ops = {
+        "version": _VERSION,
+        "tx": transaction.tx,
+        "time_ns": transaction.time_ns,
+        "label": transaction.label,
+        "step": transaction.step,
+        "metadata": dict(transaction.metadata),
+        "created": [_encode_page(info) for info in transaction.created],
+        "deltas": deltas,
+    }
+    text = json.dumps(ops, separators=(",", ":"), allow_nan=False)
+    return list(encode_tensors(tensors, {OPS_KEY: text}))
+
+
+def _encode_page(info: PageInfo) -> dict[str, Any]:
+    assert info.spec is not None
+    return {
+        "id": info.id,
+        "name": info.name,
+        "dtype": info.spec.dtype_name,
+        "shape": list(info.spec.shape),
+        "device": str(info.spec.device),
+        "metadata": dict(info.metadata),
+        "created_ns": info.created_ns,
+    }
+
+
+def _encode_delta(
+    delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]
+) -> dict[str, Any]:
+    region, values = delta.region, delta.values
+    if region.form is Form.MASK and region.index is not None:  # bits and compact values: less
+        values = region.pick(values)
+        region = Region(Form.BITS, region.shape, pack_mask(region.index), region.count)
+    op: dict[str, Any] = {
+        "delta": delta.id,
+        "page": delta.page_id,
+        "base": delta.base_epoch,
+        "time_ns": delta.time_ns,
+        "source": delta.source,
+        "form": region.form.value,
+        "shape": list(region.shape),
+        "dtype": str(values.dtype).removeprefix("torch."),
+    }
+    name = names.get(delta.page_id, f"page {delta.page_id}")
+    if region.form is not Form.NONE:
+        whole = region.form is Form.ALL
+        op["values"] = _add(tensors, name if whole else f"{name}.values", values)
+    if region.index is not None:
+        op["index"] = _add(tensors, f"{name}.{region.form.value}", region.index)
+    return op
+
+
+def _add(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> str:
+    if name == "__metadata__":
+        name = "page __metadata__"
+    while name in tensors:  # page names may look like anything: the ops say which is which
+        name += "'"
+    tensors[name] = tensor
+    return name
+
+
+def decode(raw: memoryview, where: str) -> Transaction:
+    """The transaction that `encode` wrote; see `transaction_of`."""
+    return transaction_of(*decode_tensors(raw, where), where)
+
+
+def transaction_of(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: str
+) -> Transaction:
+    """The transaction of a payload's tensors (adopted) and metadata.
+
+    Raises:
+        CorruptStoreError: it is none, or contradicts itself.
+        UnsupportedError: a dtype or version that this package or this torch does not know.
+    """
+    ops = outline_of_text(metadata.get(OPS_KEY, "null"), where)
+    deltas = tuple([_delta(fields, tensors) for fields in _each(ops, "deltas", where)])
+    if len({delta.page_id for delta in deltas}) != len(deltas):
+        raise ops.damage("a page has two deltas")
+    created = tuple([_page(fields) for fields in _each(ops, "created", where)])
+    label, step = ops.optional("label", str), ops.optional("step", int)
+    about = MappingProxyType(ops.get("metadata", dict))
+    return Transaction(ops.count("tx"), ops.count("time_ns"), created, deltas, label, step, about)
+
+
+def ops_text(header: bytes | memoryview) -> str:
+    """The text of "mmsb.ops" in the first part of an encoded transaction."""
+    found: str = json.loads(bytes(header[8:]))["__metadata__"][OPS_KEY]
+    return found
+
+
+def outline(raw: memoryview, where: str) -> Fields:
+    """What "mmsb.ops" of an encoded transaction says; its tensors are not read.
+
+    Raises:
+        CorruptStoreError: it is none.
+    """
+    header, _ = decode_header(raw, where)
+    return outline_of_text(header.metadata.get(OPS_KEY, "null"), where)
+
+
+def outline_of_text(text: str, where: str) -> Fields:
+    """As `outline`, of the text of "mmsb.ops"."""
+    where = f"{where}: {OPS_KEY}"
+    ops = Fields(strict_loads(text.encode(), where), where)
+    if ops.count("version") != _VERSION:
+        raise ops.damage(f"version {ops.count('version')}, expected {_VERSION}")
+    return ops
+
+
+def touched_by(ops: Fields) -> list[tuple[int, int]]:
+    """The pages that a transaction touched, and their epochs before."""
+    found = _each(ops, "deltas", "the log")
+    return [(fields.count("page"), fields.get("base", int)) for fields in found]
+
+
+def _each(ops: Fields, name: str, where: str) -> Iterator[Fields]:
+    for number, item in enumerate(ops.get(name, list)):
+        yield Fields(item, f"{where}: {OPS_KEY}: {name}[{number}]")
+
+
+def _page(fields: Fields) -> PageInfo:
+    dtype, shape = dtype_named(fields.get("dtype", str)), _shape(fields)
+    if dtype is None:
+        raise fields.damage(f"this torch has no dtype {fields.get('dtype', str)!r:.40}")
+    spec = Spec(dtype, shape, torch.device("cpu"))
+    about = MappingProxyType(fields.get("metadata", dict))
+    return PageInfo(
+        fields.count("id"), fields.get("name", str), spec, False, about, fields.count("created_ns")
+    )
+
+
+def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
+    region = _region(fields, _shape(fields), tensors)
+    dtype = dtype_named(fields.get("dtype", str))
+    if dtype is None:
+        raise fields.damage(f"this torch has no dtype {fields.get('dtype', str)!r:.40}")
+    if region.form is Form.NONE:
+        values = zeros((0,), dtype, torch.device("cpu"))
+    else:
+        values = _tensor(fields, "values", tensors)
+    expected: tuple[int, ...] = (region.count,)
+    if region.form is Form.ALL:
+        expected = region.shape
+    elif region.form is Form.ROWS and region.index is not None:
+        expected = (region.index.numel(), *region.shape[1:])
+    elif region.form is Form.NONE:
+        expected = (0,)
+    if tuple(values.shape) != expected or values.dtype is not dtype:
+        raise fields.damage(
+            f"expected values {fields.get('dtype', str)}{list(expected)}, found "
+            f"{values.dtype}{list(values.shape)}"
+        )
+    base = fields.get("base", int)
+    return Delta(
+        fields.count("delta"),
+        fields.count("page"),
+        base,
+        region,
+        values,
+        fields.count("time_ns"),
+        fields.get("source", str),
+    )
+
+
+def _region(fields: Fields, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> Region:
+    form = fields.get("form", str)
+    if form == Form.ALL.value:
+        return Region.all(shape)
+    if form == Form.NONE.value:
+        return Region.none(shape)
+    if form not in {Form.ROWS.value, Form.ELEMENTS.value, Form.BITS.value}:
+        raise fields.damage(f"'form': {form!r:.40} is unknown")
+    index, total = _tensor(fields, "index", tensors), math.prod(shape)
+    if form == Form.BITS.value:
+        if index.dtype is not torch.uint8 or tuple(index.shape) != (-(-total // 8),):
+            raise fields.damage(f"expected bits uint8[{-(-total // 8)}], found {Spec.of(index)}")
+        count = int(unpack_mask(index, (8 * index.numel(),)).sum())
+        if int(unpack_mask(index, (total,)).sum()) != count:
+            raise fields.damage("bits beyond the page are set")
+        return Region(Form.BITS, shape, index, count)
+    rows = form == Form.ROWS.value
+    if rows and not shape:
+        raise fields.damage("rows of a 0-dim page")
+    _check_index(fields, index, shape[0] if rows else total)
+    return (Region.rows if rows else Region.elements)(shape, index)
+
+
+def _check_index(fields: Fields, index: Tensor, size: int) -> None:
+    """Positions are applied without looking: they must be sorted, unique and in range."""
+    if index.dtype is not torch.int64 or index.dim() != 1 or not 0 < index.numel() < size:
+        raise fields.damage(f"expected 1 to {size - 1} int64 positions, found {Spec.of(index)}")
+    if int(index[0]) < 0 or int(index[-1]) >= size or not bool((index[1:] > index[:-1]).all()):
+        raise fields.damage(f"positions should rise from 0 to at most {size - 1}")
+
+
+def _shape(fields: Fields) -> tuple[int, ...]:
+    shape = fields.get("shape", list)
+    if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+        raise fields.damage(f"'shape': found {shape!r:.80}")
+    return tuple(shape)
+
+
+def _tensor(fields: Fields, key: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    name = fields.get(key, str)
+    if name not in tensors:
+        raise fields.damage(f"{key!r} names {name!r:.80}, which is no tensor here")
+    return tensors[name]

@@ -1,0 +1,177 @@
+"""What a log holds after the process that wrote it ended, however it ended.
+
+Readers ignore a torn tail; the writer cuts it off and keeps a copy. Anything else that is not as it
+was written is damage: named, and never passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mmsb_torch.errors import CorruptLogError
+from mmsb_torch.runtime.store.durable import Place, outline_of, place_of, read_transaction
+from mmsb_torch.runtime.store.files import FILES, Files, explained, sync_folder
+from mmsb_torch.runtime.store.frame import HEADER_BYTES, Kind
+from mmsb_torch.runtime.store.logfile import Bad, LogFile, Record, list_logs
+from mmsb_torch.runtime.store.logwriter import End
+from mmsb_torch.runtime.store.sealed import Fields
+from mmsb_torch.runtime.store.streams import create_file
+from mmsb_torch.types import Transaction
+
+
+class Found(NamedTuple):
+    """A record of a log, with its body."""
+
+    path: Path
+    record: Record
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A tail that was not whole: where, how long, and where a copy of it was put (by a writer)."""
+
+    path: Path
+    start: int
+    nbytes: int
+    why: str
+    kept: Path | None = None
+
+    def __str__(self) -> str:
+        kept = f"; a copy is in {str(self.kept)!r}" if self.kept is not None else ""
+        return f"{str(self.path)!r}: {self.nbytes} bytes from {self.start} on ({self.why}){kept}"
+
+
+class Scan:
+    """One walk over the log files of a store that may hold transactions after `after`.
+
+    Iterate over it once: it gives COMMIT records whose transaction is later, those taken back left
+    out. Then `end` and `tail` say how the log ends.
+
+    Raises (while iterating):
+        CorruptLogError: damage; the message names the file and the range.
+        UnsupportedError: a newer format.
+    """
+
+    def __init__(self, root: Path, uuid: str, after: int, files: Files = FILES) -> None:
+        self._uuid, self._after, self._files = uuid, after, files
+        self._logs = _needed(list_logs(root, files), after, files)
+        self.end = End(None, 0, 0)
+        self.tail: Tail | None = None
+
+    def __iter__(self) -> Iterator[Found]:
+        waiting: Found | None = None  # it may be taken back by the record after it
+        chain: int | None = None
+        for number, (_, path) in enumerate(self._logs):
+            newest = number == len(self._logs) - 1
+            file = LogFile(path, self._uuid, self._files)
+            try:
+                for item in file.records(chain):
+                    if isinstance(item, Bad):
+                        self._stop(path, item, newest=newest)
+                        break
+                    chain = item.chain
+                    self.end = End(path, item.offset + item.header.span, chain)
+                    if item.header.kind == Kind.ROLLBACK:
+                        waiting = None
+                    elif item.header.kind == Kind.COMMIT:
+                        if waiting is not None:
+                            yield waiting
+                        waiting = None
+                        if item.header.tx > self._after:
+                            waiting = Found(path, item, file.body(item))
+                else:
+                    if chain is None and file.header is not None:  # no record yet
+                        chain = file.header.chain
+                        self.end = End(path, HEADER_BYTES, chain)
+            finally:
+                file.close()
+        if waiting is not None:
+            yield waiting
+
+    def _stop(self, path: Path, bad: Bad, *, newest: bool) -> None:
+        if not (bad.torn and newest):
+            raise CorruptLogError(
+                f"the log is damaged: {str(path)!r}, bytes {bad.start} to {bad.stop}: {bad.why}, and "
+                "what follows is whole. Nothing was loaded. `verify` names all damage; an older "
+                "checkpoint can be opened from its own folder."
+            )
+        self.tail = Tail(path, bad.start, bad.stop - bad.start, bad.why)
+
+
+def _needed(logs: list[tuple[int, Path]], after: int, files: Files) -> list[tuple[int, Path]]:
+    """The files that may hold transactions from `after + 1` on."""
+    start = max((n for n, (first, _) in enumerate(logs) if first <= after + 1), default=0)
+    while start > 0 and _nbytes(logs[start][1], files) < HEADER_BYTES:
+        start -= 1  # a file that was just begun: the one before says how the log ends
+    return logs[start:]
+
+
+def _nbytes(path: Path, files: Files) -> int:
+    with explained("look at", path):
+        return files.lstat(path).st_size
+
+
+def transactions(
+    root: Path, scan: Scan, after: int, files: Files = FILES
+) -> Iterator[tuple[Transaction, Place]]:
+    """The transactions after `after` that a scan finds, without gaps, and where each is.
+
+    Raises:
+        CorruptLogError, UnsupportedError.
+    """
+    for number, found in enumerate(scan, start=after + 1):
+        where = repr(str(found.path))
+        if found.record.header.tx != number:
+            raise CorruptLogError(
+                f"{where}: transaction {found.record.header.tx} at byte {found.record.offset}, "
+                f"expected {number}: a log file between is missing."
+            )
+        transaction = read_transaction(root, found.body, found.record, where, files)
+        yield (
+            transaction,
+            place_of(found.path, found.record, *outline_of(found.body, found.record, where)),
+        )
+
+
+def outlines(root: Path, uuid: str, files: Files = FILES) -> Iterator[tuple[Fields, Place]]:
+    """What every transaction in the log does, without its tensors, and where it is.
+
+    Raises:
+        CorruptLogError, UnsupportedError.
+    """
+    for found in Scan(root, uuid, 0, files):
+        ops, segment = outline_of(found.body, found.record, repr(str(found.path)))
+        yield ops, place_of(found.path, found.record, ops, segment)
+
+
+def cut_tail(tail: Tail, files: Files = FILES) -> Tail:
+    """Cut off a torn tail, keeping a copy beside the log; the caller is the writer.
+
+    Raises:
+        StoreError: the disk fails; the tail is as it was.
+    """
+    with explained("open", tail.path):
+        raw = tail.path.read_bytes()[tail.start :]
+    kept = tail.path.with_name(f"{tail.path.name}.torn-{secrets.token_hex(4)}")
+    create_file(kept, raw, files)
+    if tail.start == 0:
+        with explained("remove", tail.path):
+            files.unlink(tail.path)
+    else:
+        with explained("cut", tail.path):
+            fd = files.open(tail.path, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                files.truncate(fd, tail.start)
+                files.fsync(fd)
+            finally:
+                with contextlib.suppress(OSError):
+                    files.close(fd)
+    sync_folder(tail.path.parent, files)
+    return Tail(tail.path, tail.start, tail.nbytes, tail.why, kept)
