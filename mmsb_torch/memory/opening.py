@@ -13,7 +13,7 @@ from mmsb_torch.memory import deriving
 from mmsb_torch.memory.memory import Memory
 
 if TYPE_CHECKING:
-    from mmsb_torch.runtime.store import Durability
+    from mmsb_torch.runtime.store import Durability, Files
 
 
 def open(  # noqa: A001 - the public name, used as mmsb.open
@@ -51,17 +51,30 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         if mode == "r":
             raise StoreError("mode='r' reads a store: expected a path, mmsb.open(path, mode='r')")
         return Memory(device=where)
-    # files load when there is a path
-    from mmsb_torch.memory import keeping  # noqa: PLC0415
+    from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
+
+    return open_on(FILES, path, mode=mode, device=where, durability=durability)
+
+
+def open_on(
+    files: Files,
+    path: str | os.PathLike[str],
+    *,
+    mode: str = "w",
+    device: torch.device | None = None,
+    durability: Durability = "process",
+) -> Memory:
+    """As `open` with a path, on a disk of the caller's (see `mmsb_torch.testing`)."""
+    from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
     from mmsb_torch.runtime.store import Store  # noqa: PLC0415
 
     read_only = mode == "r"
-    if read_only or Store.exists(path):
-        store = Store.open(path, writable=not read_only)
+    if read_only or Store.exists(path, files):
+        store = Store.open(path, writable=not read_only, files=files)
     else:
-        store = Store.create(path)
+        store = Store.create(path, files)
     try:
-        memory = Memory(store, device=where, read_only=read_only)
+        memory = Memory(store, device=device, read_only=read_only)
         keeping.load(memory, durability)
         deriving.bind_registered_kinds(memory)
     except BaseException:

@@ -1,9 +1,18 @@
 """Test against us: Hypothesis strategies, the obvious model, and the state machine (extra `test`).
 
 `strategies` draws specs, tensors of random bits and updates; `model.ModelMemory` is a memory made
-of copies and full recomputation; `machine.MemoryMachine` runs both side by side.
+of copies and full recomputation; `machine.MemoryMachine` runs both side by side; `disks` has disks
+that fail, and lays out what a crash may leave.
 """
 
+from mmsb_torch.testing.disks import (
+    Crash,
+    FailingDisk,
+    RecordingDisk,
+    ShortDisk,
+    crash_states,
+    open_on,
+)
 from mmsb_torch.testing.machine import MemoryMachine
 from mmsb_torch.testing.model import ModelMemory
 from mmsb_torch.testing.strategies import (
@@ -19,11 +28,17 @@ from mmsb_torch.testing.strategies import (
 
 __all__ = [
     "DTYPES",
+    "Crash",
+    "FailingDisk",
     "MemoryMachine",
     "ModelMemory",
+    "RecordingDisk",
+    "ShortDisk",
     "Update",
     "apply_update",
+    "crash_states",
     "deltas",
+    "open_on",
     "random_bits",
     "shapes",
     "tensors",

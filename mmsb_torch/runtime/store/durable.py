@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmsb_torch.errors import CorruptLogError, CorruptStoreError, HistoryError
+from mmsb_torch.errors import CorruptLogError, CorruptStoreError, HistoryError, MMSBError
 from mmsb_torch.runtime.store import payload
 from mmsb_torch.runtime.store.files import FILES, Files
 from mmsb_torch.runtime.store.frame import SEGMENT, Kind
@@ -165,7 +165,10 @@ class DurableLog(Log):
     def take_back(self, tx: int) -> None:
         """Void the transaction that was just written."""
         assert self.writer is not None
-        self.writer.append(Kind.ROLLBACK, tx, [])
+        try:
+            self.writer.append(Kind.ROLLBACK, tx, [])
+        except MMSBError as error:
+            self.writer.give_up(error)  # or the next transaction would come after this one
 
     def append(self, transaction: Transaction, kept: object) -> None:
         """Note where the transaction is."""

@@ -155,6 +155,10 @@ class LogWriter:
                     self._files.close(fd)
                 self._poison = self._poison or StoreError("the log was closed")
 
+    def give_up(self, error: MMSBError) -> None:
+        """Take no more records, because of `error`."""
+        self._poison = self._poison or error
+
     @property
     def poisoned(self) -> bool:
         """Whether this writer takes no more records."""

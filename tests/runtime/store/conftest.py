@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmsb_torch.runtime.store import Files, Snapshot, Store, write_checkpoint
+from mmsb_torch.testing import FailingDisk
 
 
 def plain_bytes(tensor):
@@ -37,39 +38,6 @@ class FastFiles(Files):
 
     def fsync(self, fd):
         pass
-
-
-class FaultyFiles(FastFiles):
-    """Fails the `nth` call (from 0), once or from then on; `nth=None` only counts.
-
-    The call that gives a descriptor back fails after it has done so, as close(2) does.
-    """
-
-    METHODS = (
-        *("open", "close", "read", "write", "truncate", "fsync", "lock", "unlock", "stat", "lstat"),
-        *("rename", "unlink", "mkdir", "rmdir", "listdir"),
-    )
-
-    def __init__(self, nth=None, code=0, *, persistent=False):
-        self.calls = []
-        self._nth, self._code, self._persistent = nth, code, persistent
-        for name in self.METHODS:
-            setattr(self, name, self._wrapped(name, getattr(self, name)))
-
-    def _wrapped(self, name, call):
-        def wrapper(*args):
-            number = len(self.calls)
-            self.calls.append(name)
-            due = self._nth is not None and (
-                number >= self._nth if self._persistent else number == self._nth
-            )
-            if not due:
-                return call(*args)
-            if name == "close":
-                call(*args)
-            raise OSError(self._code, os.strerror(self._code))
-
-        return wrapper
 
 
 class ReadOnlyFiles(Files):
@@ -149,7 +117,7 @@ class Kit:
     forked = staticmethod(forked)
     exit_code = staticmethod(exit_code)
     FastFiles = FastFiles
-    FaultyFiles = FaultyFiles
+    FaultyFiles = FailingDisk
     ReadOnlyFiles = ReadOnlyFiles
 
     @staticmethod

@@ -1,0 +1,289 @@
+"""Disks that fail: for tests of what survives kills, power cuts and errors.
+
+Each is a `Files` object that `open_on(disk, path)` opens a memory on. `FailingDisk` fails the n-th
+system call, `ShortDisk` writes and reads a little at a time, and `RecordingDisk` notes every change so
+that `crash_states` can lay out what a crash at any moment may leave.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmsb_torch.memory.opening import open_on
+from mmsb_torch.runtime.store.files import Files
+
+__all__ = ["Crash", "FailingDisk", "RecordingDisk", "ShortDisk", "crash_states", "open_on"]
+
+
+class FailingDisk(Files):
+    """The real disk, never waited for, whose `nth` call (from 0) fails: once, or from then on.
+
+    A call that gives a descriptor back fails after it has done so, as close(2) does. `calls` has the
+    names of all calls so far; `nth=None` only counts. `only` names the calls that count.
+    """
+
+    METHODS = (
+        *("open", "close", "read", "pread", "write", "truncate", "fsync", "datasync", "lock"),
+        *("unlock", "stat", "lstat", "rename", "unlink", "mkdir", "rmdir", "listdir"),
+    )
+
+    def __init__(
+        self,
+        nth: int | None = None,
+        code: int = 0,
+        *,
+        persistent: bool = False,
+        only: tuple[str, ...] = METHODS,
+    ) -> None:
+        self.calls: list[str] = []
+        self._nth, self._code, self._persistent = nth, code, persistent
+        for name in self.METHODS:
+            if name in only:
+                setattr(self, name, self._wrapped(name, getattr(self, name)))
+
+    def fsync(self, fd: int) -> None:
+        """Do not wait."""
+
+    def datasync(self, fd: int) -> None:
+        """Do not wait."""
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any) -> Any:
+            number = len(self.calls)
+            self.calls.append(name)
+            due = self._nth is not None and (
+                number >= self._nth if self._persistent else number == self._nth
+            )
+            if not due:
+                return call(*args)
+            if name == "close":
+                call(*args)
+            raise OSError(self._code, os.strerror(self._code))
+
+        return wrapper
+
+
+class ShortDisk(Files):
+    """A disk that reads and writes at most `most` bytes at a time, as the system may."""
+
+    def __init__(self, most: int = 7) -> None:
+        self._most = most
+
+    def fsync(self, fd: int) -> None:
+        """Do not wait."""
+
+    def datasync(self, fd: int) -> None:
+        """Do not wait."""
+
+    def read(self, fd: int, into: memoryview) -> int:
+        """Read a little."""
+        return super().read(fd, into[: self._most])
+
+    def pread(self, fd: int, into: memoryview, offset: int) -> int:
+        """Read a little."""
+        return super().pread(fd, into[: self._most], offset)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Write a little."""
+        return super().write(fd, data[: self._most])
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the disk: what was done to which path."""
+
+    what: str
+    """"create", "write", "truncate", "sync", "sync folder", "rename", "unlink", "mkdir", "rmdir"."""
+    path: Path
+    offset: int = 0
+    data: bytes = b""
+    target: Path | None = None
+
+
+class RecordingDisk(Files):
+    """The real disk, never waited for, that notes every change in order in `changes`."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self._paths: dict[int, Path] = {}
+        self._ends: dict[int, int] = {}
+
+    def open(self, path: Path, flags: int, mode: int = 0o666) -> int:
+        """Open, noting a file that is made."""
+        fresh = bool(flags & os.O_CREAT) and not os.path.lexists(path)
+        fd = super().open(path, flags, mode)
+        self._paths[fd] = path
+        self._ends[fd] = os.fstat(fd).st_size if flags & os.O_APPEND else 0
+        if fresh:
+            self.changes.append(Change("create", path))
+        return fd
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Write, noting what and where."""
+        written = super().write(fd, data)
+        self.changes.append(Change("write", self._paths[fd], self._ends[fd], bytes(data[:written])))
+        self._ends[fd] += written
+        return written
+
+    def truncate(self, fd: int, nbytes: int) -> None:
+        """Cut the file, and note it."""
+        super().truncate(fd, nbytes)
+        self._ends[fd] = min(self._ends[fd], nbytes)
+        self.changes.append(Change("truncate", self._paths[fd], nbytes))
+
+    def fsync(self, fd: int) -> None:
+        """Note that this was waited for."""
+        path = self._paths[fd]
+        self.changes.append(Change("sync folder" if path.is_dir() else "sync", path))
+
+    def datasync(self, fd: int) -> None:
+        """Note that this was waited for."""
+        self.fsync(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename, and note it."""
+        super().rename(source, target)
+        self.changes.append(Change("rename", source, target=target))
+
+    def unlink(self, path: Path) -> None:
+        """Remove, and note it."""
+        super().unlink(path)
+        self.changes.append(Change("unlink", path))
+
+    def mkdir(self, path: Path) -> None:
+        """Make a folder, and note it."""
+        super().mkdir(path)
+        self.changes.append(Change("mkdir", path))
+
+    def rmdir(self, path: Path) -> None:
+        """Remove a folder, and note it."""
+        super().rmdir(path)
+        self.changes.append(Change("rmdir", path))
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """One state of the disk after a crash, laid out in `path`."""
+
+    path: Path
+    after: int
+    """How many changes had been made."""
+    how: str
+    """"killed" (all of them are there), "torn" (the last write in part), "unsynced lost" (a power
+    cut: nothing that was not waited for), "some lost" (a power cut: any part of that)."""
+
+
+def crash_states(
+    disk: RecordingDisk, root: Path, into: Path, numbers: random.Random, share: float = 1.0
+) -> Iterator[Crash]:
+    """Every state that a crash may leave, of a share of the moments; each folder is the caller's.
+
+    Names (files made, renamed, removed) are taken to be durable once their folder was synced, and
+    contents once the file was; renames and removals that were not are lost or kept as a whole.
+
+    Args:
+        disk: what was done.
+        root: the folder whose states are wanted; changes elsewhere are left out.
+        into: where the states are laid out, each under its own name.
+        numbers: what decides which moments, and what is lost.
+        share: of the moments, 0 to 1.
+    """
+    ways = ("killed", "torn", "unsynced lost", "some lost")
+    for after in range(len(disk.changes) + 1):
+        if numbers.random() >= share:
+            continue
+        for how in ways:
+            if how == "torn" and (after == 0 or disk.changes[after - 1].what != "write"):
+                continue
+            state = _replay(disk.changes[:after], how, numbers)
+            path = into / f"{after:06d} {how}" / root.name
+            _lay_out(state, root, path)
+            yield Crash(path, after, how)
+
+
+def _replay(changes: list[Change], how: str, numbers: random.Random) -> dict[Path, bytes | None]:
+    """Paths and contents (None: a folder) after a crash."""
+    cut = how in {"unsynced lost", "some lost"}
+    lost = _lost(changes, how, numbers) if cut else set()
+    state: dict[Path, bytes | None] = {}
+    for number, change in enumerate(changes):
+        if number in lost:
+            continue
+        torn = how == "torn" and number == len(changes) - 1
+        _apply(state, change, numbers.randrange(len(change.data)) if torn else None)
+    return state
+
+
+def _lost(changes: list[Change], how: str, numbers: random.Random) -> set[int]:
+    """The changes that a power cut takes away: of those that were not waited for, all or some."""
+    lost: set[int] = set()
+    for number, change in enumerate(changes):
+        if change.what in {"write", "truncate"}:
+            durable = _synced_later(changes, number, "sync", _names_of(changes, number))
+        elif change.what in {"create", "mkdir", "rename", "unlink", "rmdir"}:
+            folders = {(change.target or change.path).parent}
+            durable = _synced_later(changes, number, "sync folder", folders)
+            if change.what == "create":  # an fsync of a new file brings its name along
+                durable |= _synced_later(changes, number, "sync", _names_of(changes, number))
+        else:
+            continue
+        if not durable and (how == "unsynced lost" or numbers.random() < 0.5):
+            lost.add(number)
+    return lost
+
+
+def _names_of(changes: list[Change], number: int) -> set[Path]:
+    """What the file of a change is called from then on."""
+    names = {changes[number].path}
+    for later in changes[number:]:
+        if later.what == "rename" and later.target is not None:
+            names |= {
+                later.target / name.relative_to(later.path)
+                for name in list(names)
+                if name.is_relative_to(later.path)
+            }
+    return names
+
+
+def _synced_later(changes: list[Change], number: int, what: str, names: set[Path]) -> bool:
+    return any(later.what == what and later.path in names for later in changes[number:])
+
+
+def _apply(state: dict[Path, bytes | None], change: Change, torn: int | None) -> None:
+    path, content = change.path, state.get(change.path)
+    if change.what == "create":
+        state[path] = b""
+    elif change.what == "mkdir":
+        state[path] = None
+    elif change.what == "write" and content is not None:
+        data = change.data if torn is None else change.data[:torn]
+        before = content[: change.offset].ljust(change.offset, b"\0")
+        state[path] = before + data + content[change.offset + len(data) :]
+    elif change.what == "truncate" and content is not None:
+        state[path] = content[: change.offset]
+    elif change.what in {"unlink", "rmdir"}:
+        state.pop(path, None)
+    elif change.what == "rename" and change.target is not None:
+        for name in [name for name in state if name.is_relative_to(change.target)]:
+            del state[name]
+        for name in [name for name in state if name.is_relative_to(path)]:
+            state[change.target / name.relative_to(path)] = state.pop(name)
+
+
+def _lay_out(state: dict[Path, bytes | None], root: Path, into: Path) -> None:
+    into.mkdir(parents=True)
+    for path, content in sorted(state.items()):
+        if not path.is_relative_to(root) or path == root:
+            continue
+        target = into / path.relative_to(root)
+        if not target.parent.is_dir():  # its folder did not survive, and so did not it
+            continue
+        if content is None:
+            target.mkdir(exist_ok=True)
+        else:
+            target.write_bytes(content)
