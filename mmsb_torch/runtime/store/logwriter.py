@@ -171,8 +171,7 @@ class LogWriter:
             StoreError: the disk failed; no file is left.
         """
         self._check()
-        with explained("make the folder", self._deltas), contextlib.suppress(FileExistsError):
-            self._files.mkdir(self._deltas)
+        self._make_folder(self._deltas)
         attempt = 0
         while exists(path := self._deltas / segment_name(tx, attempt), self._files):
             attempt += 1  # what a commit that was taken back left
@@ -216,8 +215,7 @@ class LogWriter:
 
     def _begin(self, tx: int) -> None:
         fresh = self._folder / file_name(tx)
-        with explained("make the folder", self._folder), contextlib.suppress(FileExistsError):
-            self._files.mkdir(self._folder)
+        self._make_folder(self._folder)
         header = FileHeader(VERSION, 0, self._uuid, tx, self._chain, time.time_ns()).pack()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
         with explained("create", fresh):
@@ -229,19 +227,34 @@ class LogWriter:
                     self._files.fsync(fd)
             if self.durability != "none":
                 sync_folder(self._folder, self._files)
-        except BaseException:
-            self._files.close(fd)
-            with contextlib.suppress(OSError):
-                self._files.unlink(fresh)
+        except BaseException as error:
+            self._forget(fd, fresh, error)
             raise
         self._use(fd, fresh, HEADER_BYTES)
+
+    def _forget(self, fd: int, path: Path, error: BaseException) -> None:
+        """Remove a file that could not be begun, surely: who opens the store would go on there."""
+        with contextlib.suppress(OSError):
+            self._files.close(fd)
+        try:
+            self._files.unlink(path)
+            sync_folder(path.parent, self._files)
+        except (OSError, MMSBError):
+            self.give_up(error if isinstance(error, MMSBError) else StoreError(str(error)))
+
+    def _make_folder(self, path: Path) -> None:
+        if not exists(path, self._files):
+            with explained("make the folder", path):
+                self._files.mkdir(path)
+            sync_folder(path.parent, self._files)
 
     def _use(self, fd: int, path: Path, nbytes: int) -> None:
         with self._guard:
             old, self._fd = self._fd, fd
             self._path, self._nbytes = path, nbytes
         if old is not None:
-            self._files.close(old)
+            with contextlib.suppress(OSError):  # what it held is synced already
+                self._files.close(old)
 
     def _write(self, data: bytes) -> None:
         assert self._fd is not None

@@ -24,6 +24,7 @@ from mmsb_torch.types.spec import dtype_named
 
 OPS_KEY = "mmsb.ops"
 _VERSION = 1
+_BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
 
 def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | memoryview]:
@@ -37,6 +38,14 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
         SerializationError: a text that is no valid unicode.
         UnsupportedError: too much for one file.
     """
+    tensors, text = describe(transaction, names)
+    return list(encode_tensors(tensors, {OPS_KEY: text}))
+
+
+def describe(
+    transaction: Transaction, names: Mapping[int, str]
+) -> tuple[dict[str, Tensor], str]:
+    """What `encode` writes of a transaction: the tensors, and the text of "mmsb.ops"."""
     tensors: dict[str, Tensor] = {}
     deltas = [_encode_delta(delta, names, tensors) for delta in transaction.deltas]
     ops = {
@@ -49,8 +58,7 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
         "created": [_encode_page(info) for info in transaction.created],
         "deltas": deltas,
     }
-    text = json.dumps(ops, separators=(",", ":"), allow_nan=False)
-    return list(encode_tensors(tensors, {OPS_KEY: text}))
+    return tensors, json.dumps(ops, separators=(",", ":"), allow_nan=False)
 
 
 def _encode_page(info: PageInfo) -> dict[str, Any]:
@@ -70,6 +78,8 @@ def _encode_delta(
     delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]
 ) -> dict[str, Any]:
     region, values = delta.region, delta.values
+    if region.empty and region.form is not Form.ALL:
+        region = Region.none(region.shape)
     if region.form is Form.MASK and region.index is not None:  # bits and compact values: less
         values = region.pick(values)
         region = Region(Form.BITS, region.shape, pack_mask(region.index), region.count)
@@ -217,29 +227,38 @@ def _region(fields: Fields, shape: tuple[int, ...], tensors: Mapping[str, Tensor
     if form == Form.BITS.value:
         if index.dtype is not torch.uint8 or tuple(index.shape) != (-(-total // 8),):
             raise fields.damage(f"expected bits uint8[{-(-total // 8)}], found {Spec.of(index)}")
-        count = int(unpack_mask(index, (8 * index.numel(),)).sum())
-        if int(unpack_mask(index, (total,)).sum()) != count:
+        if total % 8 and int(index[-1]) >> total % 8:
             raise fields.damage("bits beyond the page are set")
-        return Region(Form.BITS, shape, index, count)
+        return Region(Form.BITS, shape, index, _ones(index))
     rows = form == Form.ROWS.value
     if rows and not shape:
         raise fields.damage("rows of a 0-dim page")
     _check_index(fields, index, shape[0] if rows else total)
-    return (Region.rows if rows else Region.elements)(shape, index)
+    count = index.numel() * (math.prod(shape[1:]) if rows else 1)
+    return Region(Form.ROWS if rows else Form.ELEMENTS, shape, index, count)
 
 
 def _check_index(fields: Fields, index: Tensor, size: int) -> None:
     """Positions are applied without looking: they must be sorted, unique and in range."""
-    if index.dtype is not torch.int64 or index.dim() != 1 or not 0 < index.numel() < size:
-        raise fields.damage(f"expected 1 to {size - 1} int64 positions, found {Spec.of(index)}")
+    if index.dtype is not torch.int64 or index.dim() != 1 or not 0 < index.numel() <= size:
+        raise fields.damage(f"expected 1 to {size} int64 positions, found {Spec.of(index)}")
     if int(index[0]) < 0 or int(index[-1]) >= size or not bool((index[1:] > index[:-1]).all()):
         raise fields.damage(f"positions should rise from 0 to at most {size - 1}")
 
 
+def _ones(bits: Tensor) -> int:
+    """How many bits are set; in little memory, whatever somebody sent."""
+    parts = bits.split(_BLOCK)
+    return sum([int(unpack_mask(part, (8 * part.numel(),)).sum()) for part in parts])
+
+
 def _shape(fields: Fields) -> tuple[int, ...]:
     shape = fields.get("shape", list)
-    if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
-        raise fields.damage(f"'shape': found {shape!r:.80}")
+    product = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size < 1 << 63 or product >> 126:
+            raise fields.damage(f"'shape': found {shape[:16]!r:.80}")
+        product *= size or 1  # of a million sizes it would take hours; strides bound real ones
     return tuple(shape)
 
 

@@ -19,13 +19,21 @@ from mmsb_torch.runtime.store.tensorfile import check_tensors
 class Damage:
     """A damaged file: somewhere in its bytes `[start, stop)`, or those are missing or too many.
 
-    A digest covers a whole file, so the range is no finer than that.
+    A digest covers a whole file, or a record of a log, so the range is no finer than that.
     """
 
     path: Path
     start: int
     stop: int
     problem: str
+    torn: bool = False
+    """Not damage, as far as anybody can tell, but the end of a log that was never written whole."""
+    transactions: range = range(0)
+    """Those that cannot be read, or not all of them, because of it."""
+
+    def __str__(self) -> str:
+        kind = "torn tail" if self.torn else "damage"
+        return f"{kind} in {str(self.path)!r}, bytes {self.start} to {self.stop}: {self.problem}"
 
 
 def verify_checkpoint(folder: StrPath, files: Files = FILES) -> list[Damage]:
@@ -41,20 +49,20 @@ def verify_checkpoint(folder: StrPath, files: Files = FILES) -> list[Damage]:
     try:
         manifest = checked_manifest(folder, files)
     except (CorruptStoreError, StoreError) as error:
-        return [_damage(folder / MANIFEST, None, error, files)]
+        return [damage_of(folder / MANIFEST, None, error, files)]
     found: list[Damage] = []
     weight_map: dict[str, str] | None = None
     try:
         weight_map = read_index(folder, manifest, files)
     except (CorruptStoreError, StoreError) as error:
-        found.append(_damage(folder / manifest.index.name, manifest.index, error, files))
+        found.append(damage_of(folder / manifest.index.name, manifest.index, error, files))
     for record in manifest.shards:
         try:
             names = check_tensors(folder / record.name, record, files)
             if weight_map is not None:
                 check_names(folder, record.name, weight_map, names)
         except (CorruptStoreError, StoreError) as error:
-            found.append(_damage(folder / record.name, record, error, files))
+            found.append(damage_of(folder / record.name, record, error, files))
     return found
 
 
@@ -92,8 +100,15 @@ def check_names(
         )
 
 
-def _damage(path: Path, record: FileRecord | None, error: MMSBError, files: Files) -> Damage:
-    """Describe a file that failed: a wrong size gives the range between the sizes."""
+def damage_of(path: Path, record: FileRecord | None, error: MMSBError, files: Files) -> Damage:
+    """Describe a file that failed: a wrong size gives the range between the sizes.
+
+    Args:
+        path: the file.
+        record: what it should be, if that is known.
+        error: what was wrong with it.
+        files: the disk.
+    """
     try:
         with explained("look at", path):
             nbytes = files.lstat(path).st_size
