@@ -10,6 +10,7 @@ from mmsb_torch.testing.disks import (
     FailingDisk,
     RecordingDisk,
     ShortDisk,
+    abandon,
     crash_states,
     open_on,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "RecordingDisk",
     "ShortDisk",
     "Update",
+    "abandon",
     "apply_update",
     "crash_states",
     "deltas",

@@ -14,10 +14,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmsb_torch.errors import StoreError
+from mmsb_torch.memory import Memory
 from mmsb_torch.memory.opening import open_on
+from mmsb_torch.runtime.store import DurableLog
 from mmsb_torch.runtime.store.files import Files
 
-__all__ = ["Crash", "FailingDisk", "RecordingDisk", "ShortDisk", "crash_states", "open_on"]
+__all__ = [
+    "Crash",
+    "FailingDisk",
+    "RecordingDisk",
+    "ShortDisk",
+    "abandon",
+    "crash_states",
+    "open_on",
+]
+
+
+def abandon(memory: Memory) -> None:
+    """Leave a memory as `kill -9` would: nothing more is written, and its lock is given back."""
+    router = memory._router  # noqa: SLF001 - a kill asks nobody
+    log = router.log
+    if isinstance(log, DurableLog) and log.writer is not None:
+        log.writer.give_up(StoreError("killed"))
+    router.shut()
+    try:
+        log.close()
+    finally:
+        if memory._store is not None:  # noqa: SLF001
+            memory._store.close()  # noqa: SLF001
 
 
 class FailingDisk(Files):

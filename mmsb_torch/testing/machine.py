@@ -13,9 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from torch import Tensor
 
 from mmsb_torch.device import changed_elements, same_bits, words
-from mmsb_torch.errors import HistoryError
 from mmsb_torch.memory import Memory
 from mmsb_torch.memory import open as open_memory
+from mmsb_torch.testing.disks import abandon
 from mmsb_torch.testing.model import ModelMemory
 from mmsb_torch.testing.strategies import DTYPES, Update, random_bits, shapes, updates
 from mmsb_torch.types import Spec
@@ -42,7 +42,7 @@ _ONE: tuple[Callable[..., Tensor], ...] = (flipped, first_row)
 
 
 class MemoryMachine(RuleBasedStateMachine):
-    """pages, updates, transactions, derived pages, checkpoints, reopening, restores.
+    """pages, updates, transactions, derived pages, checkpoints, reopening, kills, restores.
 
     Run it with `TestX = MemoryMachine.TestCase`. Every rule acts on a memory with a path and on
     `ModelMemory`; the invariants compare every page, its epoch and its mask.
@@ -57,7 +57,6 @@ class MemoryMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="mmsb-machine-"))
         self.memory: Memory = open_memory(self.folder / "run.mmsb")
         self.model = ModelMemory()
-        self.oldest = 0
         self.count = 0
 
     @rule(
@@ -150,9 +149,9 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def look_back(self, data: st.DataObject) -> None:
         """Any moment at hand is rebuilt bit for bit, derived pages included."""
-        if self.model.tx <= self.oldest:
+        if not self.model.tx:
             return
-        tx = data.draw(st.integers(self.oldest + 1, self.model.tx))
+        tx = data.draw(st.integers(1, self.model.tx))
         moment = self.memory.at(tx)
         for name, value in self.model.states[tx].items():
             assert same_bits(moment[name], value), name
@@ -163,9 +162,9 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def restore(self, data: st.DataObject) -> None:
         """Restoring is a transaction of its own."""
-        if self.model.tx <= self.oldest:
+        if not self.model.tx:
             return
-        tx = data.draw(st.integers(self.oldest + 1, self.model.tx))
+        tx = data.draw(st.integers(1, self.model.tx))
         before = dict(self.model.state)
         self.memory.restore(tx)
         for name in self.model.restore(tx):
@@ -181,20 +180,22 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule(again=st.booleans())
     def reopen(self, again: bool) -> None:
-        """Close and open: the state is the same, the history begins at the checkpoint."""
+        """Close and open: the state is the same, and so is its history."""
         self.memory.close()
-        self.memory = open_memory(self.folder / "run.mmsb")
         for name, mask in self.model.touched.items():
             self.model.touched[name] = torch.zeros_like(mask)
-        self.oldest = max(self.model.tx - 1, 0)
+        self._open(again)
+
+    @rule(again=st.booleans())
+    def kill(self, again: bool) -> None:
+        """What was committed is there after a kill, and masks still say since which checkpoint."""
+        abandon(self.memory)
+        self._open(again)
+
+    def _open(self, again: bool) -> None:
+        self.memory = open_memory(self.folder / "run.mmsb")
         assert self.memory.tx == self.model.tx
-        if self.oldest > 1:
-            try:
-                self.memory.at(self.oldest)
-            except HistoryError:
-                pass
-            else:
-                raise AssertionError("history before the checkpoint was promised to be gone")
+        assert self.memory.tail is None
         for name, (function, inputs) in self.model.derived.items():
             if again:
                 self.memory.derive(function, *inputs, name=name)

@@ -23,6 +23,7 @@ from mmsb_torch.testing import (
     FailingDisk,
     RecordingDisk,
     ShortDisk,
+    abandon,
     crash_states,
     deltas,
     open_on,
@@ -44,16 +45,6 @@ def path(tmp_path):
 
 def logs(path):
     return sorted((path / "log").glob("*.tlog"))
-
-
-def crashed(memory):
-    """Leave a memory as a kill would: nothing more is written, and the lock is given back."""
-    memory._router.log.writer.give_up(mmsb.StoreError("killed"))
-    memory._router.shut()
-    try:
-        memory._router.log.close()
-    finally:
-        memory._store.close()
 
 
 def values(memory):
@@ -104,7 +95,7 @@ def work(memory, count=20, states=None):
 def test_what_was_committed_is_there_after_a_kill(path, durability):
     memory = mmsb.open(path, durability=durability)
     states = work(memory)
-    crashed(memory)
+    abandon(memory)
     with mmsb.open(path) as memory:
         assert memory.tx == 20
         assert memory.tail is None
@@ -146,7 +137,7 @@ def test_history_before_and_after_checkpoints(path):
     work(memory, 18, states)
     for tx in range(1, 19):
         assert same(dict(memory.at(tx)), states[tx]), tx
-    crashed(memory)
+    abandon(memory)
     assert len(logs(path)) == 3
     with mmsb.open(path) as memory:
         assert memory.tx == 18
@@ -165,7 +156,7 @@ def test_large_payloads_have_files_of_their_own(path, monkeypatch):
     segments = sorted((path / "deltas").iterdir())
     assert [file.name[:20] for file in segments] == [f"{1:020d}", f"{2:020d}"]
     assert sum(file.stat().st_size for file in logs(path)) < 8192
-    crashed(memory)
+    abandon(memory)
     from safetensors.torch import load_file
 
     assert torch.equal(load_file(segments[1])["big"], big + 1)
@@ -198,7 +189,7 @@ def test_every_dtype_comes_back(path, dtype):
             if shape and shape[0] > 1 and 0 not in shape:
                 memory.update(name, random_bits((1, *shape[1:]), dtype, 9), rows=[1])
             made[name] = memory[name].read()
-        crashed(memory)
+        abandon(memory)
     with mmsb.open(path) as memory:
         assert same(values(memory), made)
 
@@ -272,7 +263,7 @@ def test_kill_9_loses_nothing_acknowledged(path):
                 assert memory["a"].epoch == memory.tx - 1
                 back = max(memory.tx - 7, 2)
                 assert memory.at(back)["a"][back % 50, 0] == back
-            crashed(memory)
+            abandon(memory)
     assert lost == 0
     assert acknowledged > 20
 
@@ -294,7 +285,7 @@ def _write_for_ever(path, pipe, *, checkpoints):
 def made_small(path):
     memory = open_on(Fast(), path)
     states = work(memory, 14)
-    crashed(memory)
+    abandon(memory)
     return states
 
 
@@ -305,11 +296,11 @@ def opened(path):
     except mmsb.MMSBError as error:
         return error
     found = memory.tx, values(memory), memory.tail
-    crashed_reader(memory)
+    closed(memory)
     return found
 
 
-def crashed_reader(memory):
+def closed(memory):
     memory._router.log.close()
     memory._store.close()
 
@@ -350,7 +341,7 @@ def test_a_writer_cuts_a_torn_tail_and_keeps_a_copy(path):
         assert memory.tail.kept.read_bytes() == whole[memory.tail.start : -100]
         assert same(values(memory), states[13])
         memory.update("a", 1.0)
-        crashed(memory)
+        abandon(memory)
     with mmsb.open(path) as memory:
         assert memory.tx == 14
         assert memory.tail is None
@@ -409,7 +400,7 @@ def test_a_log_file_that_is_missing_or_foreign_is_noticed(path, tmp_path):
     work(memory, 8)
     memory.checkpoint()
     work(memory, 12)
-    crashed(memory)
+    abandon(memory)
     _, second, third = logs(path)
     other = tmp_path / "other.mmsb"
     made_small(other)
@@ -428,7 +419,7 @@ def test_a_log_file_that_is_missing_or_foreign_is_noticed(path, tmp_path):
 def test_a_segment_that_is_damaged_or_gone_is_an_error(path):
     memory = mmsb.open(path)
     memory.page("big", torch.randn(300_000))
-    crashed(memory)
+    abandon(memory)
     [segment] = (path / "deltas").iterdir()
     raw = bytearray(segment.read_bytes())
     for at in (0, 9, 500, len(raw) - 1):
@@ -454,7 +445,7 @@ def faults(path, only=FailingDisk.METHODS):
     work(memory, 10)
     memory.checkpoint()
     work(memory, 12)
-    crashed(memory)
+    abandon(memory)
     return before, len(counter.calls)
 
 
@@ -472,8 +463,9 @@ def test_any_call_that_fails(tmp_path, code, persistent):
             work(memory, 12, states)
         except mmsb.StoreError as error:
             refused = 1
-            assert error.errno == code or "takes no more records" in str(error)
+            told = error.errno == code or "takes no more records" in str(error)
             done = memory.tx
+            assert told
             assert same(values(memory), states[done])
             if not persistent:  # the next attempt is right, or refused for good
                 try:
@@ -482,12 +474,12 @@ def test_any_call_that_fails(tmp_path, code, persistent):
                 except mmsb.MMSBError:
                     pass
         done = memory.tx
-        with_suppressed(lambda memory=memory: crashed(memory))
+        with_suppressed(lambda memory=memory: abandon(memory))
         again = open_on(Fast(), path)
         assert again.tx in {done, done + 1}, number
         if again.tx == done:
             assert same(values(again), states[done])
-        crashed(again)
+        abandon(again)
         shutil.rmtree(path)
         assert refused or number >= end - 8
 
@@ -514,7 +506,7 @@ def test_a_failed_fsync_is_never_retried(path, durability):
     assert len(disk.calls) == calls + 1
     assert memory.tx in {6, 7}
     assert same({"b": values(memory)["b"]}, {"b": states[6]["b"]})
-    with_suppressed(lambda: crashed(memory))
+    with_suppressed(lambda: abandon(memory))
     with mmsb.open(path) as memory:
         assert memory.tx in {6, 7}
 
@@ -522,7 +514,7 @@ def test_a_failed_fsync_is_never_retried(path, durability):
 def test_a_disk_that_does_little_at_a_time(path):
     memory = open_on(ShortDisk(5), path)
     states = work(memory, 8)
-    crashed(memory)
+    abandon(memory)
     with open_on(ShortDisk(3), path) as memory:
         assert same(values(memory), states[8])
 
@@ -566,7 +558,7 @@ def test_every_state_that_a_crash_may_leave(tmp_path, durability, monkeypatch):
     memory.sync()
     memory.checkpoint(keep=1)
     work(memory, 13, states)
-    crashed(memory)
+    abandon(memory)
     counts = {"same": 0, "older": 0, "refused": 0}
     share = 1.0 if SOAK else 0.35
     for crash in crash_states(disk, root, tmp_path / "states", random.Random(2), share):
@@ -610,5 +602,5 @@ def test_a_child_writes_nothing_into_its_parents_log(path):
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     memory.update("a", 2.0)
-    crashed(memory)
+    abandon(memory)
     assert mmsb.open(path, mode="r").tx == 2
