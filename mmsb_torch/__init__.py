@@ -59,6 +59,19 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.memory.exchange import (
+        PageRecord,
+        compress_delta,
+        compress_page,
+        deserialize_delta,
+        deserialize_event,
+        deserialize_from_bytes,
+        deserialize_page,
+        serialize_delta,
+        serialize_event,
+        serialize_page,
+        serialize_to_bytes,
+    )
 
 __all__ = [
     "Change",
@@ -90,6 +103,7 @@ __all__ = [
     "PageLocation",
     "PageMutatedError",
     "PageNotFoundError",
+    "PageRecord",
     "ReadOnlyError",
     "RecipeError",
     "RecipeNotLoadedError",
@@ -103,10 +117,20 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedLocationError",
     "Why",
+    "compress_delta",
+    "compress_page",
+    "deserialize_delta",
+    "deserialize_event",
+    "deserialize_from_bytes",
+    "deserialize_page",
     "mmsb_start",
     "mmsb_stop",
     "open",
     "register_recomputation",
+    "serialize_delta",
+    "serialize_event",
+    "serialize_page",
+    "serialize_to_bytes",
 ]
 
 
@@ -115,4 +139,8 @@ def __getattr__(name: str) -> Any:
         from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
 
         return Graph
+    if name in __all__:  # so does what writes bytes: all other names are here already
+        from mmsb_torch.memory import exchange  # noqa: PLC0415
+
+        return getattr(exchange, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@
 `transaction` what changed together, `page` what a page is, `event` what happened.
 """
 
-from mmsb_torch.types.delta import Delta, apply, changes_bits, compose, compress, make_delta
+from mmsb_torch.types.delta import Delta, apply, changes_bits, compose, compress, make_delta, narrow
 from mmsb_torch.types.event import Event, EventType
 from mmsb_torch.types.page import PageInfo
 from mmsb_torch.types.region import Form, Region
@@ -25,4 +25,5 @@ __all__ = [
     "compose",
     "compress",
     "make_delta",
+    "narrow",
 ]

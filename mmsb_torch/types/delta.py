@@ -76,6 +76,11 @@ class Delta(NamedTuple):
         return id(self)
 
 
+NARROW_BYTES = 4096
+"""Whole-page writes from this size on are compared with what is there."""
+_PROBES = 1024
+_WORTH = 0.75  # a narrowed delta has to be smaller than this share of the whole
+
 make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str]], Delta]
 make_delta = functools.partial(tuple.__new__, Delta)
 """A delta from its fields in order, at a third of the constructor's cost."""
@@ -154,6 +159,30 @@ def compress(delta: Delta) -> Delta:
     if best is Form.MASK:
         return delta._replace(region=Region.where(region.mask()), values=dense)
     return delta._replace(region=small, values=small.pick(dense))
+
+
+def narrow(delta: Delta, present: Tensor) -> Delta:
+    """A whole-page delta as what it changes in `present`, if that takes fewer bytes.
+
+    Of a page of `NARROW_BYTES` or more; a smaller one is written as it is. A look at a few elements
+    comes first: where most of them change, everything is kept and nothing is compared.
+    """
+    values = delta.values
+    if delta.region.form is not Form.ALL or values.nbytes < NARROW_BYTES:
+        return delta
+    step = max(values.numel() // _PROBES, 1)
+    old, new = present.view(-1)[::step], values.view(-1)[::step]
+    if int(changed_elements(old, new).sum()) > len(new) // 2:
+        return delta
+    region = Region.where(changed_elements(present, values)).compact()
+    if region.form is Form.ALL:
+        return delta
+    if region.form is Form.NONE:
+        return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
+    picked = region.count * values.dtype.itemsize
+    if region.nbytes + picked > values.nbytes * _WORTH:
+        return delta
+    return delta._replace(region=region, values=region.pick(values))
 
 
 def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:

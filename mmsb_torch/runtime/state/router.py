@@ -38,6 +38,7 @@ from mmsb_torch.types import (
     Transaction,
     apply,
     changes_bits,
+    narrow,
 )
 
 _NOTHING: Mapping[str, Any] = {}
@@ -185,7 +186,7 @@ class Router:
                 entry = find(delta.page_id)
                 if epochs or not entry.is_unwritten():
                     self._check(entry, epochs)
-                placed.append((entry, delta.at(entry.epoch)))
+                placed.append((entry, narrow(delta.at(entry.epoch), entry.value)))
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)

@@ -153,7 +153,7 @@ def unpack(stored: memoryview, codec: Codec, nbytes: int, where: str) -> memoryv
     whole, found = np.frombuffer(body, np.uint8), np.empty(nbytes, np.uint8)
     for start in range(0, nbytes, BLOCK):
         _unsort(whole[start : start + BLOCK], found[start : start + BLOCK], codec.width)
-    return memoryview(found)
+    return found.data
 
 
 def _decompressed(stored: memoryview, nbytes: int, where: str) -> bytes:

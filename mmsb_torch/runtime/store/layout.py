@@ -35,6 +35,7 @@ from mmsb_torch.runtime.store.identity import (
 )
 from mmsb_torch.runtime.store.lock import WriterLock
 from mmsb_torch.runtime.store.log import About
+from mmsb_torch.runtime.store.log_verification import verify_log
 from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
 from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
 from mmsb_torch.runtime.store.retention import retain
@@ -170,10 +171,24 @@ class Store:
         return tail
 
     def verify(self) -> list[Damage]:
-        """Read every checkpoint and return all damage; see `verification.verify_checkpoint`."""
+        """Read every checkpoint and the whole log, and return all damage, and the torn tail.
+
+        See `verification.verify_checkpoint` and `log_verification.verify_log`. Reads only, holds no
+        lock, and may run beside a writer.
+
+        Raises:
+            UnsupportedError: a newer format or an unknown required feature.
+            StoreError: a folder cannot be listed.
+        """
         self._check_open()
-        refs = list_checkpoints(self.path, self._files)
-        return [damage for ref in refs for damage in verify_checkpoint(ref.path, self._files)]
+        root, uuid, files = self.path, self.identity.uuid, self._files
+        refs = list_checkpoints(root, files)
+        found: list[Damage] = []
+        for ref in refs:
+            damage = verify_checkpoint(ref.path, files, uuid)
+            if damage and exists(ref.path, files):  # else a writer removed it meanwhile
+                found += damage
+        return found + verify_log(root, uuid, [ref.tx for ref in refs], files)
 
     def retain(self, keep: int) -> list[CheckpointRef]:
         """Remove all but the newest `keep` checkpoints; see `retention.retain`."""

@@ -73,7 +73,7 @@ class _History:
 
     def miss_file(self, path: Path, missing: range) -> None:
         """Note that a file with transactions `missing` is not there."""
-        why = f"a log file is missing, and {_named(missing)} with it"
+        why = f"a log file is not there: {_missing(missing)}"
         self.found.append(Damage(path, 0, 0, why, transactions=missing))
 
     def add(self, path: Path, first: int, *, newest: bool) -> None:
@@ -202,7 +202,7 @@ class _History:
             both = range(min(first, missing.start), max(stop, missing.stop))
             self.found[place] = replace(self.found[place], transactions=both)
         if not self._doubts:
-            why = f"{site.problem}: {_named(missing)} missing".removeprefix(": ")
+            why = f"{site.problem}: {_missing(missing)}".removeprefix(": ")
             self.found.append(replace(site, problem=why, transactions=missing))
 
     def _lose(self, damage: Damage) -> None:
@@ -227,7 +227,7 @@ class _History:
             self.found.append(replace(problem, problem=str(error)))
 
 
-def _named(transactions: range) -> str:
+def _missing(transactions: range) -> str:
     if len(transactions) == 1:
-        return f"transaction {transactions[0]} is"
-    return f"transactions {transactions[0]} to {transactions[-1]} are"
+        return f"transaction {transactions[0]} is missing"
+    return f"transactions {transactions[0]} to {transactions[-1]} are missing"

@@ -201,12 +201,12 @@ class LogFile:
         return Record(header, offset, chain_of(raw))
 
     def _bad(self, offset: int, why: str) -> Bad:
-        good = self._next_good(offset + ALIGNMENT - offset % ALIGNMENT)
+        good = self.next_good(offset + ALIGNMENT - offset % ALIGNMENT)
         stop = self.nbytes if good is None else good
         return Bad(offset, stop, why, torn=good is None)
 
-    def _next_good(self, offset: int) -> int | None:
-        """Where, from `offset` on, a whole record is that is good in itself."""
+    def next_good(self, offset: int) -> int | None:
+        """Where, from `offset` (where a record may begin) on, a record is that is good in itself."""
         while offset < self.nbytes:
             chunk = self.read(offset, min(_SEARCH_BYTES, self.nbytes - offset))
             for at in range(0, len(chunk) - HEADER_BYTES + 1, ALIGNMENT):
@@ -218,6 +218,13 @@ class LogFile:
                     return offset + at
             offset += _SEARCH_BYTES
         return None
+
+    def refresh(self) -> bool:
+        """Look how long the file is now; whether that changed since the last look."""
+        with explained("look at", self.path):
+            nbytes = self._files.stat(self._fd).st_size
+        before, self.nbytes = self.nbytes, nbytes
+        return nbytes != before
 
     def close(self) -> None:
         """Close the file; what was read stays valid."""

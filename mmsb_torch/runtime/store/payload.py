@@ -42,9 +42,7 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
     return list(encode_tensors(tensors, {OPS_KEY: text}))
 
 
-def describe(
-    transaction: Transaction, names: Mapping[int, str]
-) -> tuple[dict[str, Tensor], str]:
+def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[str, Tensor], str]:
     """What `encode` writes of a transaction: the tensors, and the text of "mmsb.ops"."""
     tensors: dict[str, Tensor] = {}
     deltas = [_encode_delta(delta, names, tensors) for delta in transaction.deltas]

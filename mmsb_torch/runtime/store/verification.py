@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmsb_torch.errors import CorruptStoreError, MMSBError, StoreError
@@ -36,18 +36,31 @@ class Damage:
         return f"{kind} in {str(self.path)!r}, bytes {self.start} to {self.stop}: {self.problem}"
 
 
-def verify_checkpoint(folder: StrPath, files: Files = FILES) -> list[Damage]:
+def verify_checkpoint(
+    folder: StrPath, files: Files = FILES, store: str | None = None
+) -> list[Damage]:
     """Read the whole checkpoint in `folder` and return what is damaged: nothing, if it would load.
 
     Needs little memory. Reads only; re-entrant. If the manifest is damaged nothing else can be
     judged, and only it is named. Files that the manifest does not list are ignored.
 
+    Args:
+        folder: the checkpoint's.
+        files: the disk.
+        store: uuid of the store it must belong to; None takes any.
+
     Raises:
         UnsupportedError: a newer format or an unknown required feature.
     """
     folder = Path(folder)
+    tx = folder_tx(folder)
+    concerned = range(0) if tx is None else range(tx, tx + 1)
+    return [replace(item, transactions=concerned) for item in _damages(folder, files, store)]
+
+
+def _damages(folder: Path, files: Files, store: str | None) -> list[Damage]:
     try:
-        manifest = checked_manifest(folder, files)
+        manifest = checked_manifest(folder, files, store)
     except (CorruptStoreError, StoreError) as error:
         return [damage_of(folder / MANIFEST, None, error, files)]
     found: list[Damage] = []
