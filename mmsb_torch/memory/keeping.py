@@ -47,8 +47,9 @@ def checkpoint(
         with router.committing:
             log.begin_after(_base(store, snapshot))
         if keep is not None:
+            kept = store.list_checkpoints()[-keep:]
+            log.forget_bases(kept[0].tx)  # first: who looks back meanwhile needs none of the others
             store.retain(keep)
-            log.keep_bases({ref.tx for ref in store.list_checkpoints()})
     router.events.emit(
         EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmsb_torch.device import copy_of
-from mmsb_torch.errors import PageNotFoundError
+from mmsb_torch.errors import MMSBError, PageNotFoundError
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Form, apply
 
@@ -31,7 +31,13 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
             raise PageNotFoundError(
                 f"page {page_id} did not exist at transaction {tx}", page_id=page_id
             )
-        value = base.value()
+        try:
+            value = base.value()
+        except MMSBError:
+            now = log.base(page_id, tx)
+            if now is not None and now.tx == base.tx:
+                raise
+            return value_at(log, page_id, tx)  # the checkpoint was removed meanwhile
     for delta in reversed(steps):
         apply(value, delta)
     return value

@@ -27,12 +27,14 @@ NAMES = ("auto", "none", "zstd")
 BLOCK = 1 << 20
 """Bytes that are sorted at a time. Part of the format."""
 
+WORTH = 0.9
+"""What does not become a tenth smaller stays as it is."""
+
 _ZSTD = 1
 _WIDTHS = (1, 2, 4, 8)
 _LEVEL = 1
 
-_SPOTS, _SPOT = 16, 1 << 16  # a megabyte of a body, from all over it, stands for the whole
-_WORTH = 0.9  # "auto" compresses what becomes at least a tenth smaller
+_SPOTS, _SPOT = 16, 1 << 14  # 256 KiB of a body, from all over it, stand for the whole
 _SORTING_WORTH = 0.95  # sorting costs time at both ends: it has to give a twentieth more
 
 
@@ -68,7 +70,7 @@ def pack(parts: Sequence[Part], wanted: str) -> tuple[Codec, list[Part]]:
 
 
 def choose(body: memoryview, *, always: bool = False) -> Codec:
-    """How `body` is stored best, judged by a sample of it (at most 1 MiB, in 16 places).
+    """How `body` is stored best, judged by a sample of it (at most 256 KiB, in 16 places).
 
     The rule, from `benchmarks/bench_codecs.py` (docs/codecs.md has the table):
 
@@ -89,11 +91,11 @@ def choose(body: memoryview, *, always: bool = False) -> Codec:
         UnsupportedError: zstandard is not installed.
     """
     sample = _sample(body)
-    sizes = {width: sum(map(len, compressed(sample, width))) for width in _WIDTHS}
+    sizes = {width: sum(map(len, compressed(sample, width, block=_SPOT))) for width in _WIDTHS}
     width = min(sizes, key=lambda width: sizes[width])
     if sizes[width] > _SORTING_WORTH * sizes[1]:
         width = 1
-    if not always and sizes[width] > _WORTH * len(sample):
+    if not always and sizes[width] > WORTH * len(sample):
         return PLAIN
     return Codec(_ZSTD, width)
 
@@ -105,18 +107,26 @@ def _sample(body: memoryview) -> memoryview:
     return memoryview(b"".join([body[n * step : n * step + _SPOT] for n in range(_SPOTS)]))
 
 
-def compressed(body: memoryview, width: int, level: int = _LEVEL) -> list[Part]:
+def compressed(body: memoryview, width: int, level: int = _LEVEL, block: int = BLOCK) -> list[Part]:
     """`body` as one zstd frame that knows its size, in parts; the bytes sorted by `width`.
+
+    Only what was sorted in blocks of `BLOCK` bytes is read back.
 
     Raises:
         UnsupportedError: zstandard is not installed.
     """
-    stream = _required().ZstdCompressor(level=level).compressobj(size=len(body))
+    zstd = _required()
+    stream = zstd.ZstdCompressor(level=level).compressobj(size=len(body))
     whole = np.frombuffer(body, np.uint8)
     parts: list[Part] = []
-    for start in range(0, len(whole), BLOCK):
-        block = whole[start : start + BLOCK]
-        parts.append(stream.compress(block if width == 1 else _sorted(block, width)))
+    for start in range(0, len(whole), block):
+        some = whole[start : start + block]
+        end = len(some) // width * width
+        for place in range(width):
+            parts.append(stream.compress(np.ascontiguousarray(some[place:end:width])))
+            # each place has statistics of its own: zstd makes one table a block
+            parts.append(stream.flush(zstd.COMPRESSOBJ_FLUSH_BLOCK))
+        parts.append(stream.compress(some[end:]))
     parts.append(stream.flush())
     return parts
 
@@ -169,15 +179,6 @@ def _decompressed(stored: memoryview, nbytes: int, where: str) -> bytes:
     if len(body) != nbytes:
         raise CorruptStoreError(f"{where}: expected {nbytes} bytes, decompressed {len(body)}.")
     return bytes(body)
-
-
-def _sorted(block: Bytes, width: int) -> Bytes:
-    count = len(block) // width
-    found = np.empty_like(block)
-    for place in range(width):
-        found[place * count : (place + 1) * count] = block[place : count * width : width]
-    found[count * width :] = block[count * width :]
-    return found
 
 
 def _unsort(block: Bytes, found: Bytes, width: int) -> None:

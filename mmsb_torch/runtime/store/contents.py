@@ -25,7 +25,7 @@ from torch import Tensor
 from mmsb_torch.device import copy_of, pack_mask, require_dense, unpack_mask, words, zeros
 from mmsb_torch.errors import CorruptStoreError, SerializationError, UnsupportedError
 from mmsb_torch.runtime.store import payload
-from mmsb_torch.runtime.store.codecs import Part
+from mmsb_torch.runtime.store.codecs import WORTH, Part
 from mmsb_torch.runtime.store.envelope import Kind, Raw, check_size, unwrap, wrap
 from mmsb_torch.runtime.store.sealed import Fields, check_json
 from mmsb_torch.runtime.store.tensorfile import encode_tensors
@@ -35,6 +35,7 @@ from mmsb_torch.types import apply as merge
 MAX_EVENT_BYTES = 16 << 20
 """JSON takes many times its size once it is read: larger events are refused."""
 
+_INDEX_BYTES = 128  # that a second tensor takes in the header
 _WHERE = "these bytes"
 _CPU = torch.device("cpu")
 
@@ -202,6 +203,10 @@ def _creation(record: PageRecord, *, sparse: bool) -> Transaction:
             f"page {info.name!r} is said to be {info.spec}, its value is {Spec.of(value)}: "
             "expected the same, or None for a derived page."
         )
+    if type(record.epoch) is not int or record.epoch < 0:
+        raise SerializationError(
+            f"page {info.name!r} is at epoch {record.epoch!r:.40}: expected an integer from 0."
+        )
     info = info._replace(spec=Spec.of(value), derived=False)
     packed = sparse and value.dtype is torch.bool and _is_plain_bool(value)
     region, held = Region.all(tuple(value.shape)), value
@@ -223,8 +228,9 @@ def _is_plain_bool(value: Tensor) -> bool:
 def smallest(value: Tensor) -> tuple[Region, Tensor]:
     """`value` as a change of zeros: the region and values that take the fewest bytes.
 
-    Bytes are counted as they are written, where a mask takes a bit an element. `docs/codecs.md` has
-    the figures: compressed too, a sparse form is smaller than the dense one, and faster.
+    Bytes are counted as they are written: a mask takes a bit an element, an index as a tensor of its
+    own some more. A sparse form has to save a tenth; docs/codecs.md has the figures: what is smaller
+    plain is smaller compressed, too.
     """
     bits = words(value)
     filled = bits != 0
@@ -240,7 +246,7 @@ def smallest(value: Tensor) -> tuple[Region, Tensor]:
         small.form: small.nbytes + mask.count * item,
     }
     best = min(sizes, key=lambda form: sizes[form])
-    if best is Form.ALL:
+    if sizes[best] + _INDEX_BYTES > WORTH * value.nbytes:
         return Region.all(tuple(value.shape)), value
     if best is Form.MASK:
         return mask, value

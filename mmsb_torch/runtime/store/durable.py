@@ -238,9 +238,11 @@ class DurableLog(Log):
             self._steps.setdefault(step, tx)
         self._bases = sorted([*self._bases, base], key=lambda item: item.tx)
 
-    def keep_bases(self, there: set[int]) -> None:
-        """Forget the checkpoints that are gone; `there` are the others."""
-        self._bases = [base for base in self._bases if base.tx in there]
+    def forget_bases(self, before: int) -> None:
+        """Checkpoints before this transaction are about to be removed."""
+        if self._bases and self._bases[0].tx < before:
+            self.reach_back()  # what was found from there is found from the beginning
+        self._bases = [base for base in self._bases if base.tx >= before]
 
     def sync(self) -> None:
         """Wait until everything written is on the disk."""

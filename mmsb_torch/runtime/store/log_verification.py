@@ -61,7 +61,7 @@ class _History:
         self._end = (root / LOG, 0)
         """The last file, and its size."""
         self._kind: int | None = None
-        """Of the last record; a file that was left for another one ends in a CHECKPOINT."""
+        """Of the file's last record; a file that was left for another one ends in a CHECKPOINT."""
         self._chain: int | None = None
         """After the last record; None takes the next one's word."""
         self._last: int | None = None
@@ -122,7 +122,7 @@ class _History:
             self.found.append(replace(start, problem=why))
         if self._chain not in (None, file.header.chain):
             self._break(start, first)
-        self._chain = file.header.chain
+        self._chain, self._kind = file.header.chain, None
         self._reach(first - 1, start)
         return HEADER_BYTES
 
@@ -169,7 +169,7 @@ class _History:
         """Place a record in the history; `site` is where to say that something is missing."""
         assert self._last is not None
         tx, kind = header.tx, header.kind
-        earliest, before = self._kind is None, self._before
+        opening, before = self._kind is None, self._before
         self._kind, self._before = kind, None
         if kind == Kind.COMMIT:
             if tx <= self._last and not self._doubts:
@@ -183,7 +183,7 @@ class _History:
             self._reach(tx - 1, site)
             self._last = tx - 1
         elif kind in {Kind.CHECKPOINT, Kind.SEAL}:
-            if earliest:  # the log begins after a checkpoint
+            if opening:  # the log begins after this checkpoint
                 self._last = max(self._last, tx)
             self._reach(tx, site)
         if kind in {Kind.COMMIT, Kind.SEAL}:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -246,8 +247,8 @@ def _check_index(fields: Fields, index: Tensor, size: int) -> None:
 
 def _ones(bits: Tensor) -> int:
     """How many bits are set; in little memory, whatever somebody sent."""
-    parts = bits.split(_BLOCK)
-    return sum([int(unpack_mask(part, (8 * part.numel(),)).sum()) for part in parts])
+    masks = (unpack_mask(part, (8 * part.numel(),)) for part in bits.cpu().split(_BLOCK))
+    return sum(int(np.count_nonzero(mask.numpy())) for mask in masks)
 
 
 def _shape(fields: Fields) -> tuple[int, ...]:
