@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 RUN := $(BIN)/python
 
-.PHONY: demo test check format bench setup notebooks clean
+.PHONY: demo test gate soak check format bench setup notebooks clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[demo,notebook,test,check,bench]'
+		--editable '.[cli,demo,notebook,test,check,bench,zstd]'
 	touch $@
 
 setup: $(STAMP)  ## fill .venv with all that check, test, demo and the notebooks need
@@ -25,6 +25,12 @@ demo: $(STAMP)  ## the main job on real text
 
 test: $(STAMP)  ## the tests, with coverage
 	$(RUN) -m pytest -n 2 --cov --cov-report=term
+
+gate: $(STAMP)  ## the long durability tests: every byte, every call, every crash
+	MMSB_GATE=1 $(RUN) -m pytest tests/memory/test_durability.py --timeout 1200
+
+soak: $(STAMP)  ## the state machine and the laws, many examples
+	HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 tests/integration/test_machine.py tests/types --timeout 3600
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
