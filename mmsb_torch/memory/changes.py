@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mmsb_torch.errors import EpochConflictError, TransactionError
+from mmsb_torch.errors import EpochConflictError, HistoryError, InvalidDeltaError, TransactionError
 from mmsb_torch.runtime.state import stage
 from mmsb_torch.types import Delta, compose
 
@@ -23,9 +23,16 @@ class Changes:
     """
 
     def __init__(
-        self, memory: Memory, label: str | None, step: int | None, metadata: Mapping[str, Any]
+        self,
+        memory: Memory,
+        label: str | None,
+        step: int | None,
+        metadata: Mapping[str, Any],
+        *,
+        wait: bool = True,
     ) -> None:
         self._memory = memory
+        self._wait = wait
         self._label, self._step, self._metadata = label, step, metadata
         self._deltas: dict[int, Delta] = {}
         self._epochs: dict[int, int] = {}
@@ -92,8 +99,51 @@ class Changes:
             step=self._step,
             metadata=self._metadata,
             epochs=self._epochs,
+            wait=self._wait,
         )
         self._state = "committed"
 
+    def wait(self) -> None:
+        """Wait until the transaction is written; at once unless it was made with `wait=False`.
+
+        Raises:
+            StoreError: it could not be written; it is in memory only.
+        """
+        if self.number is not None:
+            self._memory._router.log.wait(self.number)  # noqa: SLF001
+
     def __repr__(self) -> str:
         return f"<Changes {self._state}: {len(self._deltas)} pages>"
+
+
+def update_many(
+    memory: Memory, updates: Iterable[tuple[Page | str, Any, Any]], label: str | None
+) -> int:
+    """What `Memory.update_many` does."""
+    check_label(label, None)
+    if not isinstance(updates, Iterable):
+        raise InvalidDeltaError(
+            f"update_many takes tuples (page, rows, values), found {updates!r:.80}"
+        )
+    deltas: dict[int, Delta] = {}
+    for item in updates:
+        if not isinstance(item, tuple) or len(item) != 3:
+            raise InvalidDeltaError(
+                f"update_many takes tuples (page, rows, values), found {item!r:.80}"
+            )
+        page, rows, values = item
+        delta = stage(memory._handles.entry(page), values, rows=rows)  # noqa: SLF001
+        before = deltas.get(delta.page_id)
+        deltas[delta.page_id] = delta if before is None else compose(before, delta)
+    if not deltas and label is None:  # nothing to commit, and no moment to name
+        memory._router.check_writable()  # noqa: SLF001
+        return memory._router.tx  # noqa: SLF001
+    return memory._commit(list(deltas.values()), label=label)  # noqa: SLF001
+
+
+def check_label(label: object, step: object) -> None:
+    """Raise unless a transaction can be named like that."""
+    if label is not None and not (isinstance(label, str) and label):
+        raise HistoryError(f"a label is a non-empty string, found {label!r}")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise HistoryError(f"a step is an integer of 0 or more, found {step!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmsb_torch.errors import HistoryError, InvalidRecipeError, PageExistsError
+from mmsb_torch.errors import InvalidRecipeError, PageExistsError
 from mmsb_torch.graph import (
     KindRecipe,
     Node,
@@ -115,11 +115,3 @@ def _enter(
     fields = {"page": name, "inputs": [item.info.name for item in recipe.inputs]}
     router.events.emit(EventType.DERIVED, fields)
     return entry
-
-
-def check_label(label: object, step: object) -> None:
-    """Raise unless a transaction can be named like that."""
-    if label is not None and not (isinstance(label, str) and label):
-        raise HistoryError(f"a label is a non-empty string, found {label!r}")
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-        raise HistoryError(f"a step is an integer of 0 or more, found {step!r}")

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from mmsb_torch.errors import InvalidDeltaError
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.memory import deriving, making
-from mmsb_torch.memory.changes import Changes
+from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.handles import Handles
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Entry, Router, stage
 from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.types import Delta, Event, EventType, compose
+from mmsb_torch.types import Delta, Event, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
@@ -183,25 +182,7 @@ class Memory:
         Raises:
             As `update`; nothing was changed.
         """
-        deriving.check_label(label, None)
-        if not isinstance(updates, Iterable):
-            raise InvalidDeltaError(
-                f"update_many takes tuples (page, rows, values), found {updates!r:.80}"
-            )
-        deltas: dict[int, Delta] = {}
-        for item in updates:
-            if not isinstance(item, tuple) or len(item) != 3:
-                raise InvalidDeltaError(
-                    f"update_many takes tuples (page, rows, values), found {item!r:.80}"
-                )
-            page, rows, values = item
-            delta = stage(self._handles.entry(page), values, rows=rows)
-            before = deltas.get(delta.page_id)
-            deltas[delta.page_id] = delta if before is None else compose(before, delta)
-        if not deltas and label is None:  # nothing to commit, and no moment to name
-            self._router.check_writable()
-            return self._router.tx
-        return self._commit(list(deltas.values()), label=label)
+        return update_many(self, updates, label)
 
     def commit(
         self,
@@ -209,15 +190,19 @@ class Memory:
         *,
         step: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        wait: bool = True,
     ) -> Changes:
         """Begin a transaction: `with mem.commit("relabel") as tx: tx.update(...)`.
 
         All of its updates commit when the block ends, or none if it raises. `label` and `step`
-        name the moment for `at`, `diff` and `restore`.
+        name the moment for `at`, `diff` and `restore`. With `wait=False` the block does not wait
+        for the disk: readers see the state at once, `tx.wait()`, `sync()` and `close()` tell when
+        it is written, and an error also comes with the next commit. At most two are on their way.
         """
         self._router.check_open()
-        deriving.check_label(label, step)
-        return Changes(self, label, step, making.check_metadata("commit", metadata))
+        check_label(label, step)
+        about = making.check_metadata("commit", metadata)
+        return Changes(self, label, step, about, wait=wait)
 
     def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
         number = self._router.commit(deltas, **options).tx

@@ -158,6 +158,7 @@ class Router:
         metadata: Mapping[str, Any] = _NOTHING,
         epochs: Mapping[int, int] | None = None,
         only_at: int | None = None,
+        wait: bool = True,
     ) -> Transaction:
         """Commit staged deltas, at most one a page, together; returns the transaction.
 
@@ -168,6 +169,7 @@ class Router:
             metadata: plain data kept with the transaction.
             epochs: page id -> epoch that the caller expects.
             only_at: refuse with EpochConflictError unless this is still the last transaction.
+            wait: until it is written to the log; else that happens behind the caller.
 
         Raises:
             EpochConflictError, PageMutatedError, ClosedError, ReadOnlyError, DerivedPageError:
@@ -190,7 +192,9 @@ class Router:
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
-            kept = self.log.write(record)  # may wait for the disk: no lock of readers is held
+            # may wait for the disk: no lock of readers is held
+            kept = self.log.write(record) if wait else self.log.write_later(record)
+            shared = self.log.keeps or not wait  # the log reads what pages adopt
             with self.table.lock:
                 try:  # what can fail (memory for copies) comes before anything is changed
                     targets = [
@@ -198,11 +202,11 @@ class Router:
                         for entry, delta in placed
                     ]
                 except BaseException:
-                    self.log.take_back(tx)
+                    self.log.take_back(tx)  # what is written behind is written first
                     raise
                 self.log.append(record, kept)
                 for (entry, delta), target in zip(placed, targets, strict=True):
-                    self._apply(entry, delta, target, tx)
+                    self._apply(entry, delta, target, tx, shared=shared)
                 self.tx = tx
         if self.events.listening:
             self._tell(record, [entry for entry, _ in placed])
@@ -311,10 +315,12 @@ class Router:
                 page_id=entry.info.id,
             )
 
-    def _apply(self, entry: Entry, delta: Delta, target: Tensor | None, tx: int) -> None:
+    def _apply(
+        self, entry: Entry, delta: Delta, target: Tensor | None, tx: int, *, shared: bool = False
+    ) -> None:
         changed = not entry.watched or changes_bits(entry.value, delta)
         if target is None:
-            entry.put(delta.values.detach(), shared=self.log.keeps)
+            entry.put(delta.values.detach(), shared=shared)
         else:
             apply(target, delta)
             entry.put(target, shared=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmsb_torch.errors import CorruptLogError, CorruptStoreError, HistoryError, MMSBError
 from mmsb_torch.runtime.store import payload
+from mmsb_torch.runtime.store.background import Background
 from mmsb_torch.runtime.store.files import FILES, Files
 from mmsb_torch.runtime.store.frame import SEGMENT, Kind
 from mmsb_torch.runtime.store.log import About, Base, Log
@@ -89,6 +90,9 @@ class DurableLog(Log):
         self._opened: dict[Path, LogFile] = {}
         self._cache: OrderedDict[int, Transaction] = OrderedDict()
         self._guard = threading.Lock()
+        self._behind = Background(self._write_behind)
+        self._written: dict[int, Place] = {}
+        """Where those are that were written before they were entered."""
 
     @property
     def first(self) -> int:
@@ -111,8 +115,8 @@ class DurableLog(Log):
             if older is None:
                 return False
             found = [(ops, place) for ops, place in older() if ops.count("tx") < self._first]
-            if not found or found[0][0].count("tx") != 1:
-                return False  # the log begins later, and so does the history
+            if [ops.count("tx") for ops, _ in found] != list(range(1, self._first)):
+                return False  # the log begins later, or has a gap, and so has the history
             touched: dict[int, tuple[list[int], list[int]]] = {}
             for ops, place in found:
                 self._note_older(ops, place, touched)
@@ -138,6 +142,29 @@ class DurableLog(Log):
 
     def write(self, transaction: Transaction) -> object:
         """Write the transaction to the log, as durably as was promised."""
+        self._behind.wait()
+        return self._write(transaction)
+
+    def write_later(self, transaction: Transaction) -> object:
+        """Have the transaction written; until it is, it is kept as it is."""
+        assert self.writer is not None
+        self.writer.check()
+        self._behind.put(transaction)
+        return transaction
+
+    def wait(self, tx: int) -> None:
+        """Wait until transaction `tx` is written."""
+        self._behind.wait(tx)
+
+    def _write_behind(self, transaction: Transaction) -> None:
+        tx = transaction.tx
+        place = self._write(transaction)
+        with self._guard:
+            self._written[tx] = place
+            if tx in self._transactions:
+                self._transactions[tx] = self._written.pop(tx)
+
+    def _write(self, transaction: Transaction) -> Place:
         writer = self.writer
         assert writer is not None
         names = self._names
@@ -166,6 +193,8 @@ class DurableLog(Log):
         """Void the transaction that was just written."""
         assert self.writer is not None
         try:
+            self._behind.wait()  # it may be on its way
+            self._written.pop(tx, None)
             self.writer.append(Kind.ROLLBACK, tx, [])
         except MMSBError as error:
             self.writer.give_up(error)  # or the next transaction would come after this one
@@ -173,21 +202,24 @@ class DurableLog(Log):
     def append(self, transaction: Transaction, kept: object) -> None:
         """Note where the transaction is."""
         with self._guard:
-            super().append(transaction, kept)
+            super().append(transaction, self._written.pop(transaction.tx, kept))
         for info in transaction.created:
             self._names[info.id] = info.name
 
     def about(self, tx: int) -> About:
         """Label, step and time of a transaction."""
         place = self._transactions.get(tx)
+        if isinstance(place, Transaction):  # on its way
+            return About(tx, place.label, place.step, place.time_ns)
         if place is None:  # the checkpoint's own
             return next(base.about for base in self._bases if base.tx == tx)
         return About(tx, place.label, place.step, place.time_ns)
 
     def __getitem__(self, tx: int) -> Transaction:
         with self._guard:
-            found = self._cache.get(tx)
-        return found or self._load(tx)
+            place = self._transactions[tx]
+            found = place if isinstance(place, Transaction) else self._cache.get(tx)
+        return self._load(tx) if found is None else found
 
     def _load(self, tx: int) -> Transaction:
         place: Place = self._transactions[tx]
@@ -224,7 +256,8 @@ class DurableLog(Log):
         The caller lets nobody commit meanwhile.
         """
         self.add_base(base)
-        if self.writer is not None:
+        if self.writer is not None and not (self.writer.poisoned or self._behind.failed):
+            self._behind.wait()
             self.writer.append(Kind.CHECKPOINT, base.tx, [], len(base.epochs))
             if base.tx == self.last:  # else somebody committed since: the file goes on
                 self.writer.rotate(base.tx + 1)
@@ -247,10 +280,17 @@ class DurableLog(Log):
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
         if self.writer is not None:
+            self._behind.wait()
             self.writer.sync()
 
     def close(self) -> None:
         """Seal the log and let go of its files; harmless when repeated."""
+        try:
+            self._behind.close()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         writer, self.writer = self.writer, None
         try:
             if writer is not None:

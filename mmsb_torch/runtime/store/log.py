@@ -78,6 +78,21 @@ class Log:
         """
         return transaction
 
+    def write_later(self, transaction: Transaction) -> object:
+        """As `write`, but behind the caller: `wait` tells when it is done, or that it could not be.
+
+        Raises:
+            StoreError: an earlier one could not be written; nothing changed.
+        """
+        return transaction
+
+    def wait(self, tx: int) -> None:
+        """Wait until transaction `tx` is written.
+
+        Raises:
+            StoreError: it could not be.
+        """
+
     def take_back(self, tx: int) -> None:
         """Void the transaction that was just written and will not be appended."""
 

@@ -96,7 +96,7 @@ class LogWriter:
         Raises:
             StoreError: the disk failed; the record is not in the log.
         """
-        self._check()
+        self.check()
         if self._fd is None:
             self._open(tx)
         assert self._path is not None
@@ -126,7 +126,7 @@ class LogWriter:
         Raises:
             StoreError: the disk failed; the log goes on in the file it was in.
         """
-        self._check()
+        self.check()
         if self._path is None or self._path.name != file_name(tx):
             if self._unsynced:
                 self._sync()
@@ -138,7 +138,7 @@ class LogWriter:
         Raises:
             StoreError: the disk failed; nothing more is acknowledged by this writer.
         """
-        self._check()
+        self.check()
         if self._unsynced:
             self._sync()
 
@@ -170,7 +170,7 @@ class LogWriter:
         Raises:
             StoreError: the disk failed; no file is left.
         """
-        self._check()
+        self.check()
         self._make_folder(self._deltas)
         attempt = 0
         while exists(path := self._deltas / segment_name(tx, attempt), self._files):
@@ -192,7 +192,12 @@ class LogWriter:
             self._files.unlink(path)
             self._segments.remove(path)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise unless this writer takes records.
+
+        Raises:
+            StoreError: it gave up. ReadOnlyError: this is a forked child.
+        """
         if self._pid != os.getpid():
             raise ReadOnlyError(
                 "this memory was opened by the process that this one was forked from, which is its "
