@@ -16,6 +16,7 @@ from mmsb_torch.runtime.store import (
     transactions,
 )
 from mmsb_torch.runtime.store.durable import Checkpoint
+from mmsb_torch.runtime.store.logwriter import End
 from mmsb_torch.types import EventType
 
 if TYPE_CHECKING:
@@ -63,8 +64,11 @@ def checkpoint_if_changed(memory: Memory) -> None:
         checkpoint(memory, None, None)
 
 
-def load(memory: Memory, durability: Durability) -> None:
-    """Fill a memory that was just made: the newest checkpoint, and what the log holds after it."""
+def load(memory: Memory, durability: Durability) -> End:
+    """Fill a memory that was just made: the newest checkpoint, and what the log holds after it.
+
+    Returns where the log ends.
+    """
     store, router = memory._store, memory._router  # noqa: SLF001
     assert store is not None
     base = None
@@ -83,6 +87,8 @@ def load(memory: Memory, durability: Durability) -> None:
         memory.tail = store.begin_writing(log, scan, durability)
     else:
         memory.tail = scan.tail
+        router.table.leave_ids_to_the_writer()
+    return scan.end
 
 
 def _base(store: Store, snapshot: Snapshot) -> Checkpoint:

@@ -47,6 +47,7 @@ class Memory:
         self._handles = Handles(self, self._router)
         self._checkpointing = threading.Lock()
         self._checkpointed = (0, 0, 0)
+        self._end: Callable[[], object] = lambda: None
         self.tail: Tail | None = None
         """What was not whole at the end of the log when it was opened: a write that was cut."""
 
@@ -344,6 +345,7 @@ class Memory:
         """
         if not self._router.shut() or self._store is None:
             return
+        self._end()
         from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
 
         try:

@@ -29,7 +29,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         path: folder of the store (made if missing), conventionally `something.mmsb`. Without one
             the memory lives in RAM only. With one, every change is in the log before it returns.
         mode: "w" reads and writes (one writer at a time); "r" only reads, without a lock, and
-            computes stale derived pages in RAM.
+            computes stale derived pages in RAM; "follow" also takes over what a writer commits
+            meanwhile, in order, within a tenth of a second (`subscribe` tells of it).
         durability: what a change waits for. "process": written, so that it survives `kill -9`, and
             on the disk within a second; "full": on the disk, so that it survives a power cut;
             "none": the system writes when it likes.
@@ -39,17 +40,19 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         StoreError, StoreLockedError, CorruptStoreError, UnsupportedError,
         UnsupportedLocationError: nothing was changed.
     """
-    if not isinstance(mode, str) or mode not in {"w", "r"}:
+    if not isinstance(mode, str) or mode not in {"w", "r", "follow"}:
         raise UnsupportedError(
-            f"mode={mode!r}: expected 'w' (read and write) or 'r' (read only). Following a live "
-            "writer comes with the durable log."
+            f"mode={mode!r}: expected 'w' (read and write), 'r' (read only) or 'follow' (read, and "
+            "keep up with the writer)"
         )
     if durability not in ("process", "full", "none"):
         raise UnsupportedError(f"durability={durability!r}: expected 'process', 'full' or 'none'")
     where = None if device is None else resolve_device(device)
     if path is None:
-        if mode == "r":
-            raise StoreError("mode='r' reads a store: expected a path, mmsb.open(path, mode='r')")
+        if mode != "w":
+            raise StoreError(
+                f"mode={mode!r} reads a store: expected a path, mmsb.open(path, mode={mode!r})"
+            )
         return Memory(device=where)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
@@ -68,16 +71,20 @@ def open_on(
     from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
     from mmsb_torch.runtime.store import Store  # noqa: PLC0415
 
-    read_only = mode == "r"
+    read_only = mode != "w"
     if read_only or Store.exists(path, files):
         store = Store.open(path, writable=not read_only, files=files)
     else:
         store = Store.create(path, files)
     try:
         memory = Memory(store, device=device, read_only=read_only)
-        keeping.load(memory, durability)
+        end = keeping.load(memory, durability)
         deriving.bind_registered_kinds(memory)
     except BaseException:
         store.close()
         raise
+    if mode == "follow":
+        from mmsb_torch.memory.following import follow  # noqa: PLC0415 - as above
+
+        memory._end = follow(memory, end).set  # noqa: SLF001 - one facade
     return memory

@@ -20,6 +20,7 @@ from mmsb_torch.errors import (
     DerivedPageError,
     EpochConflictError,
     InvalidDeltaError,
+    MMSBError,
     PageMutatedError,
     ReadOnlyError,
 )
@@ -67,6 +68,8 @@ class Router:
         self.creating = threading.Lock()
         """Held while a page is made, so that two threads cannot make the same."""
         self.closed = False
+        self.failure: MMSBError | None = None
+        """Why nothing can be read any more, if it was not closed."""
         self._read_only = read_only
         self.committing = threading.Lock()
         """Held while a transaction is ordered, logged and applied."""
@@ -89,6 +92,8 @@ class Router:
         """Raise ClosedError after close; in a recipe, note that it looks at more than pages."""
         self.recipes.peeked = True
         if self.closed and not self.recipes.depth:  # a moment's recipes go on reading
+            if self.failure is not None:
+                raise self.failure
             raise ClosedError("the memory is closed: open it again with mmsb.open(...)")
 
     def shut(self) -> bool:
@@ -96,6 +101,10 @@ class Router:
         with self.committing:
             before, self.closed = self.closed, True
         return not before
+
+    def fail(self, error: MMSBError) -> None:
+        """Let every call raise `error` from now on."""
+        self.failure, self.closed = error, True
 
     def create(self, info: PageInfo, values: Tensor) -> Entry:
         """Make a page whose first value is `values` (adopted), as a transaction of its own.
@@ -329,6 +338,16 @@ class Router:
         if changed:
             entry.content = entry.epoch
         entry.journal.add(entry.epoch, delta.region)
+
+    def tell(self, record: Transaction) -> None:
+        """Tell subscribers of a transaction that was replayed."""
+        for info in record.created:
+            fields = {"page": info.name, "tx": record.tx, "spec": str(info.spec)}
+            self.events.emit(EventType.PAGE_CREATED, fields)
+        made = {info.id for info in record.created}
+        deltas = tuple([delta for delta in record.deltas if delta.page_id not in made])
+        entries = [self.table.find(delta.page_id) for delta in deltas]
+        self._tell(record._replace(deltas=deltas), entries)
 
     def _tell(self, record: Transaction, entries: Sequence[Entry]) -> None:
         for entry, delta in zip(entries, record.deltas, strict=True):

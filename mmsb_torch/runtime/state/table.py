@@ -12,6 +12,8 @@ from mmsb_torch.errors import InvalidPageError, PageExistsError, PageNotFoundErr
 from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.types import PageInfo, Spec
 
+_OF_READERS = 1 << 62
+
 
 class Entry:
     """One page in the table. Fields are read freely and written under the table lock.
@@ -120,6 +122,11 @@ class Table:
     def get(self, name: str) -> Entry | None:
         """The entry of a name, or None."""
         return self._by_name.get(name)
+
+    def leave_ids_to_the_writer(self) -> None:
+        """Give pages that are made here ids that no writer gives: its pages may come later."""
+        with self.lock:
+            self._next_id = max(self._next_id, _OF_READERS)
 
     def free_id(self, wanted: int | None, name: str) -> int:
         """An id for a page that is about to be added: `wanted`, or the next free one.

@@ -72,6 +72,8 @@ class Scan:
             newest = number == len(self._logs) - 1
             file = LogFile(path, self._uuid, self._files)
             try:
+                if file.header is not None:
+                    self.end = End(path, HEADER_BYTES, file.header.chain)
                 for item in file.records(chain):
                     if isinstance(item, Bad):
                         self._stop(path, item, newest=newest)
@@ -86,10 +88,7 @@ class Scan:
                         waiting = None
                         if item.header.tx > self._after:
                             waiting = Found(path, item, file.body(item))
-                else:
-                    if chain is None and file.header is not None:  # no record yet
-                        chain = file.header.chain
-                        self.end = End(path, HEADER_BYTES, chain)
+                chain = self.end.chain
             finally:
                 file.close()
         if waiting is not None:
