@@ -36,8 +36,8 @@ def checkpoint(
     if keep is not None and (type(keep) is not int or keep < 1):
         raise StoreError(f"keep={keep!r}: expected how many checkpoints to keep, an integer from 1")
     with memory._checkpointing:  # noqa: SLF001
-        before = _progress(memory)
-        snapshot, epochs = registry.capture(memory._engine)  # noqa: SLF001
+        before, before_tx = _progress(memory), memory._checkpointed[0] or None  # noqa: SLF001
+        snapshot, epochs = registry.capture(memory._engine, before_tx)  # noqa: SLF001
         info = store.write_checkpoint(snapshot, progress=progress)
         memory._checkpointed = (snapshot.tx, *before[1:])  # noqa: SLF001
         for entry in router.table:

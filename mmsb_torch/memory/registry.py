@@ -19,11 +19,15 @@ from mmsb_torch.types import PageInfo, Spec
 _FORMAT = 1
 
 
-def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
-    """The present state for a checkpoint, at one moment, and the epoch of each page in it."""
+def capture(engine: Engine, since: int | None) -> tuple[Snapshot, dict[int, int]]:
+    """The present state for a checkpoint, at one moment, and the epoch of each page in it.
+
+    `since` is the transaction of the checkpoint that the pages' journals go on from, if any.
+    """
     router = engine.router
     tensors: dict[str, Tensor] = {}
     pages: list[dict[str, Any]] = []
+    unchanged: set[str] = set()
     epochs: dict[int, int] = {}
     with router.table.lock:
         broken = next((entry for entry in router.table if not entry.is_unwritten()), None)
@@ -38,6 +42,8 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
             has_value = entry.tensor is not None
             if has_value:
                 tensors[entry.info.name] = entry.alias()
+                if entry.epoch == entry.journal.checkpoint:
+                    unchanged.add(entry.info.name)
             epochs[entry.info.id] = entry.journal.pending = entry.epoch
             known = has_value and entry.info.id not in doubtful
             pages.append(_page(entry, node, known=known))
@@ -49,7 +55,7 @@ def capture(engine: Engine) -> tuple[Snapshot, dict[int, int]]:
         "step": last.step if last is not None else None,
         "time_ns": last.time_ns if last is not None else 0,
     }
-    return Snapshot(tx, tensors, registry), epochs
+    return Snapshot(tx, tensors, registry, frozenset(unchanged), since), epochs
 
 
 def _is_current(look: Look, node: Node) -> bool:

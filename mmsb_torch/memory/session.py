@@ -61,7 +61,7 @@ def mmsb_stop(state: Memory, checkpoint_path: str | os.PathLike[str] | None = No
                 f"checkpoint_path {str(written)!r}: expected a name ending in .safetensors"
             )
         state.propagate()
-        snapshot, _ = registry.capture(state._engine)  # noqa: SLF001 - one facade
+        snapshot, _ = registry.capture(state._engine, None)  # noqa: SLF001 - one facade
         about = json.dumps(snapshot.registry, allow_nan=False)
         temporary = written.with_name(f".{written.name}.{os.getpid()}.tmp")
         try:

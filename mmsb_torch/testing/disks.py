@@ -54,7 +54,7 @@ class FailingDisk(Files):
 
     METHODS = (
         *("open", "close", "read", "pread", "write", "truncate", "fsync", "datasync", "lock"),
-        *("unlock", "stat", "lstat", "rename", "unlink", "mkdir", "rmdir", "listdir"),
+        *("unlock", "stat", "lstat", "rename", "link", "unlink", "mkdir", "rmdir", "listdir"),
     )
 
     def __init__(
@@ -123,7 +123,8 @@ class Change:
     """One change of the disk: what was done to which path."""
 
     what: str
-    """"create", "write", "truncate", "sync", "sync folder", "rename", "unlink", "mkdir", "rmdir"."""
+    """"create", "write", "truncate", "sync", "sync folder", "rename", "link", "unlink", "mkdir",
+    "rmdir"."""
     path: Path
     offset: int = 0
     data: bytes = b""
@@ -174,6 +175,11 @@ class RecordingDisk(Files):
         """Rename, and note it."""
         super().rename(source, target)
         self.changes.append(Change("rename", source, target=target))
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give another name, and note it."""
+        super().link(source, target)
+        self.changes.append(Change("link", source, target=target))
 
     def unlink(self, path: Path) -> None:
         """Remove, and note it."""
@@ -250,7 +256,7 @@ def _lost(changes: list[Change], how: str, numbers: random.Random) -> set[int]:
     for number, change in enumerate(changes):
         if change.what in {"write", "truncate"}:
             durable = _synced_later(changes, number, "sync", _names_of(changes, number))
-        elif change.what in {"create", "mkdir", "rename", "unlink", "rmdir"}:
+        elif change.what in {"create", "mkdir", "rename", "link", "unlink", "rmdir"}:
             folders = {(change.target or change.path).parent}
             durable = _synced_later(changes, number, "sync folder", folders)
             if change.what == "create":  # an fsync of a new file brings its name along
@@ -293,6 +299,9 @@ def _apply(state: dict[Path, bytes | None], change: Change, torn: int | None) ->
         state[path] = content[: change.offset]
     elif change.what in {"unlink", "rmdir"}:
         state.pop(path, None)
+    elif change.what == "link" and change.target is not None:
+        if content is not None:
+            state[change.target] = content
     elif change.what == "rename" and change.target is not None:
         for name in [name for name in state if name.is_relative_to(change.target)]:
             del state[name]

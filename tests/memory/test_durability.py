@@ -554,10 +554,15 @@ def test_every_state_that_a_crash_may_leave(tmp_path, durability, monkeypatch):
     born = len(disk.changes)
     work(memory, 8, states)
     memory.checkpoint()
-    work(memory, 11, states)
+    for turn in range(3):
+        memory.update("b", turn, indices=[turn])  # "a" stays: its file is shared
+        states[memory.tx] = values(memory)
+        memory.checkpoint(keep=2)
+    assert any(change.what == "link" for change in disk.changes)
+    work(memory, 14, states)
     memory.sync()
     memory.checkpoint(keep=1)
-    work(memory, 13, states)
+    work(memory, 16, states)
     abandon(memory)
     counts = {"same": 0, "older": 0, "refused": 0}
     share = 1.0 if SOAK else 0.35
@@ -604,3 +609,76 @@ def test_a_child_writes_nothing_into_its_parents_log(path):
     memory.update("a", 2.0)
     abandon(memory)
     assert mmsb.open(path, mode="r").tx == 2
+
+
+# checkpoints that share
+
+
+def inodes(path, tx):
+    folder = path / "checkpoints" / f"{tx:020d}"
+    return {file.stat().st_ino: file.stat().st_size for file in folder.glob("*.safetensors")}
+
+
+def test_checkpoints_share_the_files_of_what_did_not_change(path):
+    with mmsb.open(path) as memory:
+        for number in range(4):
+            memory.page(f"frozen {number}", torch.randn(1000, 30))
+        memory.page("hot", torch.randn(1000))
+        doubled = memory.derive(lambda h: h * 2, "hot", name="doubled")
+        halved = memory.derive(lambda f: f / 2, "frozen 1", name="halved")
+        _ = doubled.tensor, halved.tensor
+        memory.checkpoint()
+        first = inodes(path, memory.tx)
+        for step in range(3):
+            before = inodes(path, memory.tx)
+            memory.update("hot", float(step))
+            _ = doubled.tensor
+            memory.checkpoint()
+            now = inodes(path, memory.tx)
+            shared = sum(size for node, size in now.items() if node in before)
+            written = sum(size for node, size in now.items() if node not in before)
+            if step:
+                assert shared > 5 * 120_000 > 10_000 > written
+        assert not first.keys() & now.keys()  # the first mixed quiet and busy pages
+        wanted = {name: memory[name].read() for name in memory}
+        memory.checkpoint(keep=1)
+    with mmsb.open(path) as memory:
+        memory._store.verify()
+        assert all(same_bits(memory[name].tensor, value) for name, value in wanted.items())
+        before = inodes(path, memory.tx)
+        memory.update("frozen 0", 1.0, rows=[0])
+        memory.checkpoint(keep=1)
+        assert same_bits(memory["frozen 1"].tensor, wanted["frozen 1"])
+        memory.update("hot", 0.5)
+        memory.checkpoint(keep=2)
+        wanted = {name: memory[name].read() for name in memory if not memory[name].derived}
+    from safetensors.torch import load_file
+
+    with mmsb.open(path) as memory:
+        assert memory._store.verify() == []
+        assert same(values(memory), wanted)
+        newest = path / "checkpoints" / f"{memory.tx:020d}"
+        found = {}
+        for file in newest.glob("*.safetensors"):
+            found |= load_file(file)
+        assert all(same_bits(found[name], value) for name, value in wanted.items())
+
+
+class NoLinks(Fast):
+    def link(self, source, target):
+        raise OSError(errno.EPERM, "no links")
+
+
+def test_where_there_are_no_links_everything_is_written(path):
+    memory = open_on(NoLinks(), path)
+    memory.page("frozen", torch.randn(1000))
+    memory.page("hot", torch.zeros(3))
+    memory.checkpoint()
+    memory.update("hot", 1.0)
+    memory.checkpoint()
+    memory.update("hot", 2.0)
+    memory.checkpoint()
+    wanted = values(memory)
+    memory.close()
+    with mmsb.open(path) as memory:
+        assert same(values(memory), wanted)

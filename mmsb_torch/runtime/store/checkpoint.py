@@ -52,7 +52,8 @@ from mmsb_torch.runtime.store.manifest import (
     shard_name,
 )
 from mmsb_torch.runtime.store.sealed import check_json
-from mmsb_torch.runtime.store.shards import SHARD_BYTES, plan_shards
+from mmsb_torch.runtime.store.shards import SHARD_BYTES
+from mmsb_torch.runtime.store.sharing import Shard, plan
 from mmsb_torch.runtime.store.staging import staged_folder, sweep
 from mmsb_torch.runtime.store.streams import FileRecord, create_file
 from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
@@ -71,6 +72,9 @@ class Snapshot:
     tx: int
     tensors: dict[str, torch.Tensor]
     registry: dict[str, Any] = field(default_factory=dict)
+    unchanged: frozenset[str] = frozenset()
+    """Names whose tensors are, bit for bit, those of the checkpoint `since`."""
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +115,15 @@ def write_checkpoint(
     root = Path(root)
     identity = read_identity(root, files)
     _check_snapshot(snapshot)
-    plan = plan_shards(snapshot.tensors, shard_bytes)
     folder = checkpoints_folder(root, files)
     sweep(folder, files)
+    earlier = None if snapshot.since is None else folder / folder_name(snapshot.since)
+    shards_planned = plan(snapshot.tensors, snapshot.unchanged, earlier, shard_bytes, files)
     created_ns = time.time_ns()
     path = folder / folder_name(snapshot.tx)
     with staged_folder(path, files) as temporary:
-        shards = _write_shards(temporary, snapshot, plan, files, progress)
-        index = create_file(temporary / INDEX, _index(snapshot, plan), files)
+        shards = _write_shards(temporary, snapshot, shards_planned, files, progress)
+        index = create_file(temporary / INDEX, _index(snapshot, shards_planned), files)
         manifest = Manifest(
             store=identity.uuid,
             tx=snapshot.tx,
@@ -161,7 +166,7 @@ def _check_snapshot(snapshot: Snapshot) -> None:
 def _write_shards(
     folder: Path,
     snapshot: Snapshot,
-    plan: list[list[str]],
+    shards: list[Shard],
     files: Files,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[FileRecord, ...]:
@@ -173,24 +178,28 @@ def _write_shards(
         if progress is not None:
             progress(done, total)
 
+    def write(shard: Shard, name: str) -> FileRecord:
+        tensors = {name: snapshot.tensors[name] for name in shard.names}
+        if shard.path is not None and shard.record is not None:
+            with contextlib.suppress(OSError):  # no links here: it is written
+                files.link(shard.path, folder / name)
+                advance(sum(tensor.nbytes for tensor in tensors.values()))
+                return FileRecord(name, shard.record.nbytes, shard.record.digest)
+        # without a format transformers refuses the file
+        return write_tensors(folder / name, tensors, {"format": "pt"}, files, advance=advance)
+
     return tuple(
-        write_tensors(
-            folder / shard_name(number, len(plan)),
-            {name: snapshot.tensors[name] for name in names},
-            {"format": "pt"},  # without it transformers refuses the file
-            files,
-            advance=advance,
-        )
-        for number, names in enumerate(plan, 1)
+        write(shard, shard_name(number, len(shards))) for number, shard in enumerate(shards, 1)
     )
 
 
-def _index(snapshot: Snapshot, plan: list[list[str]]) -> bytes:
-    weight_map = {
-        name: shard_name(number, len(plan))
-        for number, names in enumerate(plan, 1)
-        for name in names
+def _index(snapshot: Snapshot, shards: list[Shard]) -> bytes:
+    where = {
+        name: shard_name(number, len(shards))
+        for number, shard in enumerate(shards, 1)
+        for name in shard.names
     }
+    weight_map = {name: where[name] for name in snapshot.tensors}  # in the order they were given
     return dump_index(weight_map, _nbytes(snapshot))
 
 

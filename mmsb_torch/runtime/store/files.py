@@ -94,6 +94,10 @@ class Files:
         """Rename within one file system, atomically, replacing a file or an empty folder."""
         os.replace(source, target)  # noqa: PTH105  # the name of the system call
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file another name on the same file system."""
+        os.link(source, target, follow_symlinks=False)
+
     def unlink(self, path: Path) -> None:
         """Remove a file."""
         os.unlink(path)  # noqa: PTH108
