@@ -297,16 +297,21 @@ def _apply(state: dict[Path, bytes | None], change: Change, torn: int | None) ->
         state[path] = before + data + content[change.offset + len(data) :]
     elif change.what == "truncate" and content is not None:
         state[path] = content[: change.offset]
-    elif change.what in {"unlink", "rmdir"}:
+    else:
+        _rename(state, change)
+
+
+def _rename(state: dict[Path, bytes | None], change: Change) -> None:
+    path, target = change.path, change.target
+    if change.what in {"unlink", "rmdir"}:
         state.pop(path, None)
-    elif change.what == "link" and change.target is not None:
-        if content is not None:
-            state[change.target] = content
-    elif change.what == "rename" and change.target is not None:
-        for name in [name for name in state if name.is_relative_to(change.target)]:
+    elif target is not None and change.what == "link" and state.get(path) is not None:
+        state[target] = state[path]
+    elif target is not None and change.what == "rename":
+        for name in [name for name in state if name.is_relative_to(target)]:
             del state[name]
         for name in [name for name in state if name.is_relative_to(path)]:
-            state[change.target / name.relative_to(path)] = state.pop(name)
+            state[target / name.relative_to(path)] = state.pop(name)
 
 
 def _lay_out(state: dict[Path, bytes | None], root: Path, into: Path) -> None:
