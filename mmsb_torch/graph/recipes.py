@@ -158,7 +158,8 @@ def _kind(kind: str) -> tuple[Callable[..., Any], Definition]:
     try:
         return _KINDS[kind]
     except KeyError:
-        known = ", ".join(map(repr, sorted(_KINDS))) or "none"
+        names = sorted(_KINDS)
+        known = ", ".join(map(repr, names[:6])) + ", ..." * (len(names) > 6) or "none"
         raise InvalidRecipeError(
             f"no recomputation is registered for kind {kind!r} (known: {known}). "
             f"Call mmsb.register_recomputation({kind!r}, fn) first."

@@ -945,7 +945,7 @@ def test_what_cannot_be_called_cannot_subscribe(room):
 # stores
 
 
-@pytest.mark.parametrize("mode", ["", "rw", "a", "follow", "W", None, 5, ["r"]], ids=repr)
+@pytest.mark.parametrize("mode", ["", "rw", "a", "tail", "W", None, 5, ["r"]], ids=repr)
 def test_modes_that_there_are_not(path, mode):
     with pytest.raises(mmsb.UnsupportedError, match=r"mode=.*'w'.*'r'"):
         mmsb.open(path, mode=mode)

@@ -45,6 +45,7 @@ def test_what_is_written_is_what_was_committed(path):
     for step in range(1, 60):
         a, b = torch.full((3000,), float(step)), torch.full((4, 4), -float(step))
         if step % 7 == 0:
+            memory.sync()
             disk.go.clear()
         with memory.commit(step=step, wait=False) as tx:
             tx.update("a", a)
