@@ -23,7 +23,7 @@ from mmsb_torch.types import Delta, Event, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
-    from mmsb_torch.runtime.store import CheckpointInfo, Store, Tail
+    from mmsb_torch.runtime.store import CheckpointInfo, Damage, Store, Tail
 
 
 class Memory:
@@ -310,6 +310,14 @@ class Memory:
         """
         self._router.check_open()
         self._router.log.sync()
+
+    def verify(self) -> list[Damage]:
+        """Read everything in the store and return all damage, by file and range; [] if it is whole.
+
+        A torn tail (a write that a kill cut short) is in the list too, marked as such.
+        """
+        self._router.check_open()
+        return [] if self._store is None else self._store.verify()
 
     def subscribe(
         self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None

@@ -38,6 +38,7 @@ MEMORY_CALLS = {
     "restore": lambda m: m.restore(1),
     "checkpoint": lambda m: m.checkpoint(),
     "sync": lambda m: m.sync(),
+    "verify": lambda m: m.verify(),
     "subscribe": lambda m: m.subscribe(print),
     "stats": lambda m: m.stats(),
     "tx": lambda m: m.tx,

@@ -40,7 +40,7 @@ from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
 from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
 from mmsb_torch.runtime.store.retention import retain
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
-from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
+from mmsb_torch.runtime.store.verification import Checked, Damage, verify_checkpoint
 
 
 class Store:
@@ -184,8 +184,9 @@ class Store:
         root, uuid, files = self.path, self.identity.uuid, self._files
         refs = list_checkpoints(root, files)
         found: list[Damage] = []
+        checked: Checked = {}
         for ref in refs:
-            damage = verify_checkpoint(ref.path, files, uuid)
+            damage = verify_checkpoint(ref.path, files, uuid, checked)
             if damage and exists(ref.path, files):  # else a writer removed it meanwhile
                 found += damage
         return found + verify_log(root, uuid, [ref.tx for ref in refs], files)

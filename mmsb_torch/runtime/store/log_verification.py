@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from mmsb_torch.errors import CorruptLogError, StoreError
+from mmsb_torch.errors import CorruptLogError, CorruptStoreError, StoreError
 from mmsb_torch.runtime.store.durable import outline_of, read_transaction
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath
 from mmsb_torch.runtime.store.frame import HEADER_BYTES, Kind, RecordHeader
@@ -224,7 +224,9 @@ class _History:
             if segment is not None:
                 found = damage_of(self.root / DELTAS / segment.name, segment, error, self._files)
                 problem = replace(found, transactions=problem.transactions)
-            self.found.append(replace(problem, problem=str(error)))
+            cause = error.__cause__  # says it without naming the log first
+            why = str(cause if isinstance(cause, CorruptStoreError) else error)
+            self.found.append(replace(problem, problem=why))
 
 
 def _missing(transactions: range) -> str:

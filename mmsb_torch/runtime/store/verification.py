@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from mmsb_torch.errors import CorruptStoreError, MMSBError, StoreError
 from mmsb_torch.runtime.store.catalog import folder_tx
@@ -36,8 +37,15 @@ class Damage:
         return f"{kind} in {str(self.path)!r}, bytes {self.start} to {self.stop}: {self.problem}"
 
 
+Checked: TypeAlias = dict[tuple[int, int, int, str], tuple[str, ...]]
+"""Tensor files that were checked: device, inode, size and digest, and the tensors' names."""
+
+
 def verify_checkpoint(
-    folder: StrPath, files: Files = FILES, store: str | None = None
+    folder: StrPath,
+    files: Files = FILES,
+    store: str | None = None,
+    checked: Checked | None = None,
 ) -> list[Damage]:
     """Read the whole checkpoint in `folder` and return what is damaged: nothing, if it would load.
 
@@ -48,6 +56,7 @@ def verify_checkpoint(
         folder: the checkpoint's.
         files: the disk.
         store: uuid of the store it must belong to; None takes any.
+        checked: files that checkpoints share need be read once only; what is found good is entered.
 
     Raises:
         UnsupportedError: a newer format or an unknown required feature.
@@ -55,10 +64,11 @@ def verify_checkpoint(
     folder = Path(folder)
     tx = folder_tx(folder)
     concerned = range(0) if tx is None else range(tx, tx + 1)
-    return [replace(item, transactions=concerned) for item in _damages(folder, files, store)]
+    found = _damages(folder, files, store, {} if checked is None else checked)
+    return [replace(item, transactions=concerned) for item in found]
 
 
-def _damages(folder: Path, files: Files, store: str | None) -> list[Damage]:
+def _damages(folder: Path, files: Files, store: str | None, checked: Checked) -> list[Damage]:
     try:
         manifest = checked_manifest(folder, files, store)
     except (CorruptStoreError, StoreError) as error:
@@ -71,12 +81,23 @@ def _damages(folder: Path, files: Files, store: str | None) -> list[Damage]:
         found.append(damage_of(folder / manifest.index.name, manifest.index, error, files))
     for record in manifest.shards:
         try:
-            names = check_tensors(folder / record.name, record, files)
+            names = _names(folder / record.name, record, files, checked)
             if weight_map is not None:
                 check_names(folder, record.name, weight_map, names)
         except (CorruptStoreError, StoreError) as error:
             found.append(damage_of(folder / record.name, record, error, files))
     return found
+
+
+def _names(path: Path, record: FileRecord, files: Files, checked: Checked) -> tuple[str, ...]:
+    try:
+        status = files.lstat(path)
+    except OSError:
+        return check_tensors(path, record, files)  # which says what is wrong
+    key = (status.st_dev, status.st_ino, record.nbytes, record.digest)
+    if key not in checked:
+        checked[key] = check_tensors(path, record, files)
+    return checked[key]
 
 
 def checked_manifest(folder: Path, files: Files, store: str | None = None) -> Manifest:
