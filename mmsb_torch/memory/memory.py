@@ -263,6 +263,7 @@ class Memory:
         """
         self._router.check_open()
         log = self._router.log
+        log.find(moment, step=step)  # may read older files: no lock is held
         with self._router.table.lock:  # a commit under way is there as a whole, or not yet
             about = log.about(log.find(moment, step=step))
         return Moment(self._engine, about)

@@ -682,3 +682,129 @@ def test_where_there_are_no_links_everything_is_written(path):
     memory.close()
     with mmsb.open(path) as memory:
         assert same(values(memory), wanted)
+
+
+# what was found by looking for it
+
+
+class Interrupted(Fast):
+    """A disk on which somebody presses Ctrl-C during the n-th call of one kind."""
+
+    def __init__(self, name, nth):
+        super().__init__()
+        self._name, self._left = name, nth
+        setattr(self, name, self._interrupt(getattr(self, name)))
+
+    def _interrupt(self, call):
+        def wrapper(*args):
+            result = call(*args)
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+            return result
+
+        return wrapper
+
+
+@pytest.mark.parametrize("size", [4, 300_000], ids=["inline", "in a file"])
+@pytest.mark.parametrize(("name", "durability"), [("datasync", "full"), ("write", "process")])
+def test_an_interrupt_during_a_commit_is_no_commit_or_a_whole_one(path, name, durability, size):
+    for nth in range(2, 9):
+        shutil.rmtree(path, ignore_errors=True)
+        memory = open_on(Interrupted(name, 10_000), path, durability=durability)
+        memory.page("a", torch.zeros(size))
+        memory._store._files._left = nth
+        done = []
+        for step in range(1, 6):
+            try:
+                done.append(memory.update("a", torch.full((size,), float(step))))
+            except KeyboardInterrupt:
+                done.append(None)
+        tx, value = memory.tx, memory["a"].tensor[0].item()
+        assert [number for number in done if number] == list(range(2, tx + 1))
+        abandon(memory)
+        with mmsb.open(path) as memory:
+            assert (memory.tx, memory["a"].tensor[0].item()) == (tx, value)
+            memory.update("a", 9.0)
+
+
+def test_an_interrupt_between_log_and_memory_is_no_commit(path):
+    memory = open_on(Fast(), path)
+    memory.page("a", torch.zeros(4))
+    original = memory._router.log.append
+
+    def append(transaction, kept):
+        memory._router.log.append = original
+        raise KeyboardInterrupt
+
+    memory._router.log.append = append
+    with pytest.raises(KeyboardInterrupt):
+        memory.update("a", 1.0)
+    assert (memory.tx, memory["a"].tensor[0].item()) == (1, 0.0)
+    memory.update("a", 2.0)
+    abandon(memory)
+    with mmsb.open(path) as memory:
+        assert (memory.tx, memory["a"].tensor[0].item()) == (2, 2.0)
+        assert memory.at(1)["a"][0] == 0
+
+
+def test_a_failed_fsync_of_a_large_commit_leaves_a_store_that_opens(path):
+    disk = FailingDisk(only=("datasync",))
+    memory = open_on(disk, path, durability="full")
+    memory.page("big", torch.zeros(300_000))
+    disk._nth, disk._code = len(disk.calls), errno.EIO
+    with pytest.raises(mmsb.StoreError):
+        memory.update("big", 1.0)
+    abandon(memory)
+    with mmsb.open(path) as memory:
+        assert memory.tx in {1, 2}
+        assert memory["big"].tensor[0] == memory.tx - 1
+
+
+def test_a_torn_record_that_holds_a_log_is_torn(path, tmp_path):
+    made_small(tmp_path / "other.mmsb")
+    inner = torch.frombuffer(
+        bytearray(logs(tmp_path / "other.mmsb")[0].read_bytes()), dtype=torch.uint8
+    )
+    memory = open_on(Fast(), path)
+    memory.page("a", torch.zeros(4))
+    memory.page("archive", inner)
+    abandon(memory)
+    [log] = logs(path)
+    log.write_bytes(log.read_bytes()[:-100])
+    with mmsb.open(path) as memory:
+        assert memory.tx == 1
+        assert memory.tail is not None
+
+
+def test_a_file_that_was_begun_with_garbage_breaks_no_chain(path):
+    memory = open_on(Fast(), path)
+    work(memory, 5)
+    memory.checkpoint()
+    abandon(memory)
+    newest = logs(path)[-1]
+    newest.write_bytes(os.urandom(64))
+    with mmsb.open(path) as memory:
+        memory.update("a", 1.0)
+        abandon(memory)
+    with mmsb.open(path) as memory:
+        assert memory.tx == 6
+        assert memory.at(1)["a"].shape == (4, 3)
+        assert memory.verify() == []
+
+
+def test_damage_in_the_past_is_told_every_time(path):
+    memory = open_on(Fast(), path)
+    work(memory, 5)
+    memory.checkpoint()
+    memory.close()
+    first = logs(path)[0]
+    raw = bytearray(first.read_bytes())
+    raw[200] ^= 1
+    first.write_bytes(raw)
+    with mmsb.open(path) as memory:
+        for _ in range(2):
+            with pytest.raises(mmsb.CorruptLogError):
+                memory.at(1)
+            with pytest.raises(mmsb.CorruptLogError):
+                memory["a"].history()

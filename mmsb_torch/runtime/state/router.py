@@ -119,13 +119,18 @@ class Router:
             record = Transaction(
                 self.log.last + 1, info.created_ns, (info,), (delta,), None, None, _NOTHING
             )
-            kept = self.log.write(record)
             entry = Entry(info)
-            with self.table.lock:
-                self.table.add(entry)
-                self.log.append(record, kept)
-                entry.put(values.detach(), shared=self.log.keeps)
-                entry.tx = self.tx = record.tx
+            try:
+                kept = self.log.write(record)
+                with self.table.lock:
+                    self.table.add(entry)
+                    self.log.append(record, kept)
+                    entry.put(values.detach(), shared=self.log.keeps)
+                    entry.tx = self.tx = record.tx
+            except BaseException:
+                if self.log.last < record.tx:
+                    self.log.take_back(record.tx)
+                raise
         return entry
 
     def replay(self, record: Transaction, kept: object) -> None:
@@ -201,22 +206,24 @@ class Router:
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
-            # may wait for the disk: no lock of readers is held
-            kept = self.log.write(record) if wait else self.log.write_later(record)
-            shared = self.log.keeps or not wait  # the log reads what pages adopt
-            with self.table.lock:
-                try:  # what can fail (memory for copies) comes before anything is changed
+            try:
+                # may wait for the disk: no lock of readers is held
+                kept = self.log.write(record) if wait else self.log.write_later(record)
+                shared = self.log.keeps or not wait  # the log reads what pages adopt
+                with self.table.lock:
+                    # what can fail (memory for copies) comes before anything is changed
                     targets = [
                         None if delta.region.form is Form.ALL else entry.writable()
                         for entry, delta in placed
                     ]
-                except BaseException:
-                    self.log.take_back(tx)  # what is written behind is written first
-                    raise
-                self.log.append(record, kept)
-                for (entry, delta), target in zip(placed, targets, strict=True):
-                    self._apply(entry, delta, target, tx, shared=shared)
-                self.tx = tx
+                    self.log.append(record, kept)
+                    for (entry, delta), target in zip(placed, targets, strict=True):
+                        self._apply(entry, delta, target, tx, shared=shared)
+                    self.tx = tx
+            except BaseException:
+                if self.log.last < tx:
+                    self.log.take_back(tx)
+                raise
         if self.events.listening:
             self._tell(record, [entry for entry, _ in placed])
         return record

@@ -87,7 +87,6 @@ class DurableLog(Log):
         self._bases: list[Checkpoint] = []
         if base is not None:
             self.add_base(base)
-        self._opened: dict[Path, LogFile] = {}
         self._cache: OrderedDict[int, Transaction] = OrderedDict()
         self._guard = threading.Lock()
         self._behind = Background(self._write_behind)
@@ -111,10 +110,10 @@ class DurableLog(Log):
     def reach_back(self) -> bool:
         """Note where the transactions before the checkpoint are; False if that changes nothing."""
         with self._guard:
-            older, self._older = self._older, None
-            if older is None:
+            if self._older is None:
                 return False
-            found = [(ops, place) for ops, place in older() if ops.count("tx") < self._first]
+            found = [(ops, place) for ops, place in self._older() if ops.count("tx") < self._first]
+            self._older = None  # damage raised before: it is found again the next time
             if [ops.count("tx") for ops, _ in found] != list(range(1, self._first)):
                 return False  # the log begins later, or has a gap, and so has the history
             touched: dict[int, tuple[list[int], list[int]]] = {}
@@ -180,7 +179,8 @@ class DurableLog(Log):
             body = _segment_body(segment, parts)
             path, record = writer.append(Kind.COMMIT, tx, [body], count, SEGMENT)
         except BaseException:
-            writer.discard(segment)
+            if writer.last != tx:
+                writer.discard(segment)
             raise
         return self._place(path, record, transaction, segment)
 
@@ -195,7 +195,8 @@ class DurableLog(Log):
         try:
             self._behind.wait()  # it may be on its way
             self._written.pop(tx, None)
-            self.writer.append(Kind.ROLLBACK, tx, [])
+            if self.writer.last == tx:  # else it was never written
+                self.writer.append(Kind.ROLLBACK, tx, [])
         except MMSBError as error:
             self.writer.give_up(error)  # or the next transaction would come after this one
 
@@ -223,11 +224,11 @@ class DurableLog(Log):
 
     def _load(self, tx: int) -> Transaction:
         place: Place = self._transactions[tx]
-        with self._guard:
-            file = self._opened.get(place.path)
-            if file is None:
-                file = self._opened[place.path] = LogFile(place.path, self._uuid, self._files)
-        body = file.body(place.record)
+        file = LogFile(place.path, self._uuid, self._files)
+        try:
+            body = file.body(place.record)
+        finally:
+            file.close()
         found = read_transaction(self._root, body, place.record, str(place.path), self._files)
         with self._guard:
             self._cache[tx] = found
@@ -284,22 +285,13 @@ class DurableLog(Log):
             self.writer.sync()
 
     def close(self) -> None:
-        """Seal the log and let go of its files; harmless when repeated."""
+        """Seal the log and let go of its file; harmless when repeated."""
         try:
             self._behind.close()
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        writer, self.writer = self.writer, None
-        try:
+            writer, self.writer = self.writer, None
             if writer is not None:
                 writer.close(self.last)
-        finally:
-            with self._guard:
-                opened, self._opened = self._opened, {}
-            for file in opened.values():
-                file.close()
 
 
 def _segment_body(segment: FileRecord, parts: list[bytes | memoryview]) -> bytes:

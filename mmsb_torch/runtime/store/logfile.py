@@ -178,11 +178,14 @@ class LogFile:
             if isinstance(found, str):
                 yield self._bad(offset, found)
                 return
+            if isinstance(found, Bad):
+                yield found
+                return
             yield found
             chain = found.chain
             offset += found.header.span
 
-    def _record(self, offset: int, chain: int) -> Record | str:
+    def _record(self, offset: int, chain: int) -> Record | Bad | str:
         """The record at `offset`, or what is wrong with it."""
         if self.nbytes - offset < HEADER_BYTES:
             return "its header is cut off"
@@ -191,7 +194,9 @@ class LogFile:
         if header is None:
             return "its header is damaged"
         if header.span > self.nbytes - offset:
-            return "its body is cut off"
+            why = "its body is cut off"
+            # a good header in its place: what looks like records after it is in its body
+            return Bad(offset, self.nbytes, why, torn=True) if header.before == chain else why
         if header.before != chain:
             return "it does not follow the record before it"
         if header.kind not in set(Kind) or header.flags & ~KNOWN_FLAGS:

@@ -77,7 +77,9 @@ class LogWriter:
         self._deltas = root / DELTAS
         self._uuid = uuid
         self._files = files
-        self._path, self._nbytes, self._chain = end
+        self._end = end
+        self.last = 0
+        """The transaction of the last COMMIT that this writer wrote and did not take back."""
         self._fd: int | None = None
         self._poison: MMSBError | None = None
         self._guard = threading.Lock()
@@ -99,26 +101,28 @@ class LogWriter:
         self.check()
         if self._fd is None:
             self._open(tx)
-        assert self._path is not None
-        length = sum(map(len, parts))
-        fields = RecordHeader(length, tx, kind, flags, items, self._chain, digest_of(parts))
-        header = fields.pack()
-        pad = bytes(padding(length))
-        offset = self._nbytes
+        length, (path, offset, chain) = sum(map(len, parts)), self._end
+        assert path is not None
+        fields = RecordHeader(length, tx, kind, flags, items, chain, digest_of(parts))
+        header, pad = fields.pack(), bytes(padding(length))
         try:
             self._write(b"".join([header, *parts, pad]))
             if self.durability == "full":
                 self._sync()
-        except MMSBError:
-            self._take_back(offset)
+            # one assignment: whatever interrupts comes before it or after it
+            self._end = End(path, offset + fields.span, chain_of(header))
+        except BaseException as error:
+            self._take_back(offset, error)
             raise
-        self._nbytes += HEADER_BYTES + length + len(pad)
-        self._chain = chain_of(header)
+        if kind == Kind.COMMIT:
+            self.last = tx
+        elif kind == Kind.ROLLBACK:
+            self.last = tx - 1
         if self.durability != "full":
             self._unsynced = True
             if self._syncer is None and self.durability == "process":
                 self._syncer = _begin_syncing(self)
-        return self._path, Record(fields, offset, self._chain)
+        return path, Record(fields, offset, self._end.chain)
 
     def rotate(self, tx: int) -> None:
         """Begin a new file for transaction `tx` and later ones, unless one has begun there.
@@ -127,7 +131,8 @@ class LogWriter:
             StoreError: the disk failed; the log goes on in the file it was in.
         """
         self.check()
-        if self._path is None or self._path.name != file_name(tx):
+        path = self._end.path
+        if path is None or path.name != file_name(tx):
             if self._unsynced:
                 self._sync()
             self._begin(tx)
@@ -182,15 +187,20 @@ class LogWriter:
         if now:
             sync_folder(self._deltas, self._files)
         elif self.durability == "process":
-            self._segments.append(path)
+            with self._guard:
+                self._segments.append(path)
         return sink.record()
 
     def discard(self, segment: FileRecord) -> None:
-        """Remove a payload that no record will name."""
+        """Remove a payload that no record names; it stays if one may."""
+        if self.poisoned:
+            return
         path = self._deltas / segment.name
-        with contextlib.suppress(OSError, ValueError):
+        with self._guard:
+            if path in self._segments:
+                self._segments.remove(path)
+        with contextlib.suppress(OSError):
             self._files.unlink(path)
-            self._segments.remove(path)
 
     def check(self) -> None:
         """Raise unless this writer takes records.
@@ -211,17 +221,18 @@ class LogWriter:
 
     def _open(self, tx: int) -> None:
         """Go on with the file the log ends in, or begin one for transaction `tx`."""
-        if self._path is None:
+        path, nbytes, _ = self._end
+        if path is None:
             self._begin(tx)
             return
-        with explained("open for writing", self._path):
+        with explained("open for writing", path):
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
-            self._use(self._files.open(self._path, flags), self._path, self._nbytes)
+            self._use(self._files.open(path, flags), path, nbytes)
 
     def _begin(self, tx: int) -> None:
         fresh = self._folder / file_name(tx)
         self._make_folder(self._folder)
-        header = FileHeader(VERSION, 0, self._uuid, tx, self._chain, time.time_ns()).pack()
+        header = FileHeader(VERSION, 0, self._uuid, tx, self._end.chain, time.time_ns()).pack()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
         with explained("create", fresh):
             fd = self._files.open(fresh, flags)
@@ -256,15 +267,15 @@ class LogWriter:
     def _use(self, fd: int, path: Path, nbytes: int) -> None:
         with self._guard:
             old, self._fd = self._fd, fd
-            self._path, self._nbytes = path, nbytes
+            self._end = End(path, nbytes, self._end.chain)
         if old is not None:
             with contextlib.suppress(OSError):  # what it held is synced already
                 self._files.close(old)
 
     def _write(self, data: bytes) -> None:
         assert self._fd is not None
-        assert self._path is not None
-        self._emit(self._fd, self._path, data)
+        assert self._end.path is not None
+        self._emit(self._fd, self._end.path, data)
 
     def _emit(self, fd: int, path: Path, data: bytes) -> None:
         view = memoryview(data)
@@ -277,7 +288,7 @@ class LogWriter:
 
     def _sync(self) -> None:
         with self._guard:
-            if self._fd is None or self._path is None:
+            if self._fd is None or self._end.path is None:
                 return
             self._unsynced = False  # before: what is appended meanwhile is synced again
             segments, self._segments = self._segments, []
@@ -286,23 +297,23 @@ class LogWriter:
                     sync_file(path, self._files)
                 if segments:
                     sync_folder(self._deltas, self._files)
-                with explained("fsync", self._path):
+                with explained("fsync", self._end.path):
                     self._files.datasync(self._fd)
             except MMSBError as error:
                 self._poison = error
                 raise
 
-    def _take_back(self, nbytes: int) -> None:
+    def _take_back(self, nbytes: int, error: BaseException) -> None:
         """Cut off what a failed append may have left; if even that fails, write no more."""
-        if self._poison is not None:
-            return
         assert self._fd is not None
-        assert self._path is not None
+        assert self._end.path is not None
         try:
-            with explained("cut", self._path):
+            with explained("cut", self._end.path):
                 self._files.truncate(self._fd, nbytes)
-        except MMSBError as error:
-            self._poison = error
+        except BaseException as worse:
+            self.give_up(worse if isinstance(worse, MMSBError) else StoreError(repr(error)))
+            if not isinstance(worse, MMSBError):
+                raise
 
 
 def _begin_syncing(writer: LogWriter) -> threading.Thread:

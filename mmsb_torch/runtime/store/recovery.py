@@ -61,7 +61,7 @@ class Scan:
 
     def __init__(self, root: Path, uuid: str, after: int, files: Files = FILES) -> None:
         self._uuid, self._after, self._files = uuid, after, files
-        self._logs = _needed(list_logs(root, files), after, files)
+        self._logs = _needed(list_logs(root, files), after, uuid, files)
         self.end = End(None, 0, 0)
         self.tail: Tail | None = None
 
@@ -104,17 +104,22 @@ class Scan:
         self.tail = Tail(path, bad.start, bad.stop - bad.start, bad.why)
 
 
-def _needed(logs: list[tuple[int, Path]], after: int, files: Files) -> list[tuple[int, Path]]:
+def _needed(
+    logs: list[tuple[int, Path]], after: int, uuid: str, files: Files
+) -> list[tuple[int, Path]]:
     """The files that may hold transactions from `after + 1` on."""
     start = max((n for n, (first, _) in enumerate(logs) if first <= after + 1), default=0)
-    while start > 0 and _nbytes(logs[start][1], files) < HEADER_BYTES:
+    while start > 0 and not _has_header(logs[start][1], uuid, files):
         start -= 1  # a file that was just begun: the one before says how the log ends
     return logs[start:]
 
 
-def _nbytes(path: Path, files: Files) -> int:
-    with explained("look at", path):
-        return files.lstat(path).st_size
+def _has_header(path: Path, uuid: str, files: Files) -> bool:
+    file = LogFile(path, uuid, files)
+    try:
+        return file.header is not None
+    finally:
+        file.close()
 
 
 def transactions(

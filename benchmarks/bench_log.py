@@ -1,0 +1,175 @@
+"""Committing to disk: bytes and time, against whole-state savers that also wait for the disk."""
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from safetensors.torch import save_file
+
+import mmsb_torch as mmsb
+
+ROUNDS = 5
+
+
+def states() -> Table:
+    return _in_a_folder(_states)
+
+
+def small() -> Table:
+    return _in_a_folder(_small)
+
+
+def _in_a_folder(job) -> Table:
+    folder = Path(tempfile.mkdtemp(prefix="mmsb-bench-"))
+    try:
+        return job(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _states(folder: Path) -> Table:
+    shown = Table(title="one commit: MB written and milliseconds (median), each waits for the disk")
+    for name in ("state", "changed MB", "who", "MB", "ms", "of changed"):
+        shown.add_column(name, justify="right")
+    cases = {
+        "96 MB frozen + 3 MB changing": _frozen,
+        "1% rows of a 96 MB table": _rows,
+        "99 MB, all of it changing": _dense,
+    }
+    for case, make in cases.items():
+        state, change, changed = make()
+        savers = {
+            "ours, full": "full",
+            "ours, process": "process",
+            "torch.save": None,
+            "safetensors": None,
+        }
+        for who, durability in savers.items():
+            nbytes, seconds = _run(folder, who, durability, state, change)
+            shown.add_row(
+                case, f"{changed / 1e6:.2f}", who, f"{nbytes / 1e6:.2f}", f"{seconds * 1e3:.0f}",
+                f"x{nbytes / changed:.3f}",
+            )  # fmt: skip
+            case = ""
+    return shown
+
+
+def _frozen():
+    state = {f"layer {n}": torch.randn(1000, 1000) for n in range(24)}
+    state["head"] = torch.randn(768, 1000)
+
+    def change(tx):
+        state["head"] = state["head"] + 1
+        for name, value in state.items():
+            tx.update(name, value)
+
+    return state, change, state["head"].nbytes
+
+
+def _rows():
+    state = {"table": torch.randn(93_750, 256)}
+
+    def change(tx):
+        rows = torch.randperm(93_750)[:937]
+        values = torch.randn(937, 256)
+        state["table"][rows] = values
+        tx.update("table", values, rows=rows)
+
+    return state, change, 937 * 256 * 4
+
+
+def _dense():
+    state = {f"layer {n}": torch.randn(1000, 1000) for n in range(25)}
+
+    def change(tx):
+        for name, value in list(state.items()):
+            state[name] = value + 1
+            tx.update(name, state[name])
+
+    return state, change, 25_000_000 * 4
+
+
+def _run(folder, who, durability, state, change):
+    if durability is None:
+        return _saver(folder, who, state, change)
+    path = folder / "run.mmsb"
+    shutil.rmtree(path, ignore_errors=True)
+    mem = mmsb.open(path, durability=durability)
+    for name, value in state.items():
+        mem.page(name, value)
+    mem.sync()
+    times, sizes = [], []
+    for step in range(ROUNDS):
+        before = _size(path)
+        began = time.perf_counter()
+        with mem.commit(step=step) as tx:
+            change(tx)
+        times.append(time.perf_counter() - began)
+        mem.sync()
+        sizes.append(_size(path) - before)
+    mem._checkpointed = (mem.tx, *mem._checkpointed[1:])  # the closing checkpoint is not measured
+    mem.close()
+    return statistics.median(sizes), statistics.median(times)
+
+
+class _Collect:
+    def update(self, *_args, **_options):
+        pass
+
+
+def _saver(folder, who, state, change):
+    times, path = [], folder / "state"
+    for _ in range(ROUNDS):
+        change(_Collect())
+        began = time.perf_counter()
+        if who == "torch.save":
+            torch.save(state, path)
+        else:
+            save_file(state, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        times.append(time.perf_counter() - began)
+    return path.stat().st_size, statistics.median(times)
+
+
+def _small(folder: Path) -> Table:
+    shown = Table(title="small commits (one row of 64 floats), a second")
+    for name in ("durability", "one by one", "100 in a transaction", "one fdatasync, us"):
+        shown.add_column(name, justify="right")
+    for durability in ("process", "full", "none"):
+        path = folder / durability
+        mem = mmsb.open(path, durability=durability)
+        page, value = mem.page("p", torch.randn(10_000, 64)), torch.randn(1, 64)
+        count = 200 if durability == "full" else 2000
+        began = time.perf_counter()
+        for number in range(count):
+            mem.update(page, value, rows=[number])
+        single = count / (time.perf_counter() - began)
+        began = time.perf_counter()
+        for number in range(count // 100):
+            mem.update_many([(page, [number * 100 + n], value) for n in range(100)])
+        batched = count / (time.perf_counter() - began)
+        shown.add_row(durability, f"{single:.0f}", f"{batched:.0f}", f"{_fdatasync(folder):.0f}")
+        mem.close()
+    return shown
+
+
+def _fdatasync(folder: Path) -> float:
+    times = []
+    fd = os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for _ in range(50):
+        os.write(fd, bytes(512))
+        began = time.perf_counter()
+        os.fdatasync(fd)
+        times.append(time.perf_counter() - began)
+    os.close(fd)
+    return statistics.median(times) * 1e6
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
