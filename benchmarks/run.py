@@ -6,8 +6,10 @@ Timings on shared machines are noisy: the ratios within one run are what to look
 import argparse
 import platform
 
+import bench_codecs
 import bench_graph
 import bench_import
+import bench_log
 import bench_merge
 import bench_update
 import torch
@@ -17,6 +19,10 @@ TABLES = {
     "update": bench_update.table,
     "merge": bench_merge.table,
     "graph": bench_graph.table,
+    "log": bench_log.states,
+    "commits": bench_log.small,
+    "codecs": bench_codecs.table,
+    "forms": bench_codecs.forms,
     "import": bench_import.table,
 }
 

@@ -9,8 +9,9 @@ POSIX only.
 From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
 `tensorfile` (safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
 `checkpoint`, `retention`; of the log `frame` (headers and the chain), `payload` (a transaction as
-safetensors), `logfile`, `logwriter`, `log` (in memory), `durable` (on disk), `recovery`; and `layout`,
-the store itself.
+safetensors), `logfile`, `logwriter`, `background`, `log` (in memory), `durable` (on disk), `recovery`,
+`follow`, `logwalk` and `log_verification`; of things by themselves `contents`, `codecs`, `envelope`; and
+`layout`, the store itself.
 """
 
 from __future__ import annotations
