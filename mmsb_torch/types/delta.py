@@ -21,6 +21,7 @@ from mmsb_torch.device import (
     delta_merge_bits,
     delta_merge_elements,
     delta_merge_rows,
+    pack_mask,
     same_bits,
     words,
     zeros,
@@ -174,9 +175,12 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
     old, new = present.view(-1)[::step], values.view(-1)[::step]
     if int(changed_elements(old, new).sum()) > len(new) // 2:
         return delta
-    region = Region.where(changed_elements(present, values)).compact()
+    mask = changed_elements(present, values)
+    region = Region.where(mask).compact()
     if region.form is Form.ALL:
         return delta
+    if region.nbytes > -(-values.numel() // 8):  # many narrow rows: a bit an element takes less
+        region = Region(Form.BITS, region.shape, pack_mask(mask), region.count)
     if region.form is Form.NONE:
         return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
     picked = region.count * values.dtype.itemsize

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -40,9 +41,18 @@ class Event(NamedTuple):
     """Plain data: page, epoch, tx, region and the like, by type."""
 
     def to_bytes(self) -> bytes:
-        """The binary form."""
+        """The binary form.
+
+        Raises:
+            SerializationError: a time before 1970, or 4 GiB of fields or more.
+        """
         payload = json.dumps(dict(self.fields), sort_keys=True, allow_nan=False).encode()
-        return _HEAD.pack(self.type, self.time_ns, len(payload)) + payload
+        try:
+            return _HEAD.pack(self.type, self.time_ns, len(payload)) + payload
+        except struct.error as error:
+            raise SerializationError(
+                f"an event at {self.time_ns} ns of {len(payload)} bytes: {error}"
+            ) from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Event:
@@ -62,7 +72,9 @@ class Event(NamedTuple):
                 f"the event's payload should have {length} bytes, found {len(payload)}"
             )
         try:
-            fields = json.loads(payload, parse_constant=_refuse)
+            fields = json.loads(
+                payload, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
+            )
             if not isinstance(fields, dict):
                 raise TypeError(f"its fields are a {type(fields).__name__}")
             return cls(EventType(kind), time_ns, fields)
@@ -72,3 +84,17 @@ class Event(NamedTuple):
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:24]} is too large")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found

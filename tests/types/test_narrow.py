@@ -80,3 +80,17 @@ def test_a_training_step_writes_only_what_moved(tmp_path):
         assert str(mem["table"].history()[-1].region).startswith("rows 50, 51, 52, 53")
         assert torch.equal(mem.at(step=3)["table"][30:34], mem["table"].tensor[30:34])
         assert torch.equal(mem.at(step=5)["head"], head)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.4, 0.9])
+def test_scattered_changes_of_a_long_page_cost_a_bit_an_element(share):
+    old = torch.randn(40_000)
+    new = old.clone()
+    where = torch.rand(40_000, generator=torch.Generator().manual_seed(0)) < share
+    new[where] += 1
+    delta = narrow(whole(new.clone()), old)
+    found = old.clone()
+    apply(found, delta)
+    assert same_bits(found, new)
+    least = int(where.sum()) * 4
+    assert delta.nbytes <= max(least + min(5000, 2 * least), 0) or share > 0.5
