@@ -161,8 +161,9 @@ def cut_tail(tail: Tail, files: Files = FILES) -> Tail:
     Raises:
         StoreError: the disk fails; the tail is as it was.
     """
-    with explained("open", tail.path):
-        raw = tail.path.read_bytes()[tail.start :]
+    with explained("read", tail.path), tail.path.open("rb") as file:
+        file.seek(tail.start)
+        raw = file.read(tail.nbytes)
     kept = tail.path.with_name(f"{tail.path.name}.torn-{secrets.token_hex(4)}")
     create_file(kept, raw, files)
     if tail.start == 0:
