@@ -90,10 +90,11 @@ def _damages(folder: Path, files: Files, store: str | None, checked: Checked) ->
 
 
 def _names(path: Path, record: FileRecord, files: Files, checked: Checked) -> tuple[str, ...]:
-    try:
-        status = files.lstat(path)
-    except OSError:
-        return check_tensors(path, record, files)  # which says what is wrong
+    with explained("look at", path):
+        try:
+            status = files.lstat(path)
+        except FileNotFoundError:
+            return check_tensors(path, record, files)  # which says what is wrong
     key = (status.st_dev, status.st_ino, record.nbytes, record.digest)
     if key not in checked:
         checked[key] = check_tensors(path, record, files)
