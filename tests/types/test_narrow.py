@@ -93,4 +93,4 @@ def test_scattered_changes_of_a_long_page_cost_a_bit_an_element(share):
     apply(found, delta)
     assert same_bits(found, new)
     least = int(where.sum()) * 4
-    assert delta.nbytes <= max(least + min(5000, 2 * least), 0) or share > 0.5
+    assert delta.nbytes <= (old.nbytes if share > 0.5 else least + min(5000, 2 * least))

@@ -171,9 +171,10 @@ class DurableLog(Log):
             names = {**names, **{info.id: info.name for info in transaction.created}}
         parts = payload.encode(transaction, names)
         tx, count = transaction.tx, len(transaction.deltas)
+        about = transaction.label, transaction.step, transaction.time_ns
         if sum(map(len, parts)) <= INLINE_BYTES:
             path, record = writer.append(Kind.COMMIT, tx, parts, count)
-            return self._place(path, record, transaction, None)
+            return Place(path, record, *about, None)
         segment = writer.segment(tx, parts)
         try:
             body = _segment_body(segment, parts)
@@ -182,12 +183,7 @@ class DurableLog(Log):
             if writer.last != tx:
                 writer.discard(segment)
             raise
-        return self._place(path, record, transaction, segment)
-
-    def _place(
-        self, path: Path, record: Record, about: Transaction, segment: FileRecord | None
-    ) -> Place:
-        return Place(path, record, about.label, about.step, about.time_ns, segment)
+        return Place(path, record, *about, segment)
 
     def take_back(self, tx: int) -> None:
         """Void the transaction that was just written."""

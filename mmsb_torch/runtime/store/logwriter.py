@@ -101,6 +101,7 @@ class LogWriter:
         self.check()
         if self._fd is None:
             self._open(tx)
+        before = self._end, self.last
         length, (path, offset, chain) = sum(map(len, parts)), self._end
         assert path is not None
         fields = RecordHeader(length, tx, kind, flags, items, chain, digest_of(parts))
@@ -109,15 +110,13 @@ class LogWriter:
             self._write(b"".join([header, *parts, pad]))
             if self.durability == "full":
                 self._sync()
-            # one assignment: whatever interrupts comes before it or after it
             self._end = End(path, offset + fields.span, chain_of(header))
-        except BaseException as error:
+            if kind in {Kind.COMMIT, Kind.ROLLBACK}:
+                self.last = tx - (kind == Kind.ROLLBACK)
+        except BaseException as error:  # an interrupt too, wherever it comes
+            self._end, self.last = before
             self._take_back(offset, error)
             raise
-        if kind == Kind.COMMIT:
-            self.last = tx
-        elif kind == Kind.ROLLBACK:
-            self.last = tx - 1
         if self.durability != "full":
             self._unsynced = True
             if self._syncer is None and self.durability == "process":
@@ -299,8 +298,10 @@ class LogWriter:
                     sync_folder(self._deltas, self._files)
                 with explained("fsync", self._end.path):
                     self._files.datasync(self._fd)
-            except MMSBError as error:
-                self._poison = error
+            except BaseException as error:
+                self._unsynced, self._segments = True, segments + self._segments
+                if isinstance(error, MMSBError):
+                    self._poison = error
                 raise
 
     def _take_back(self, nbytes: int, error: BaseException) -> None:
