@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import struct
+import sys
 import time
 import warnings
 
@@ -808,3 +809,41 @@ def test_damage_in_the_past_is_told_every_time(path):
                 memory.at(1)
             with pytest.raises(mmsb.CorruptLogError):
                 memory["a"].history()
+
+
+def test_an_interrupt_at_any_line_of_an_append(path):
+    code, lines = logwriter.LogWriter.append.__code__, 0
+
+    def tracer(left):
+        def local(_frame, event, _arg):
+            nonlocal lines
+            if event == "line":
+                lines += 1
+                if lines == left:
+                    raise KeyboardInterrupt
+            return local
+
+        return lambda frame, _event, _arg: local if frame.f_code is code else None
+
+    for number in range(1, 40):
+        shutil.rmtree(path, ignore_errors=True)
+        memory = open_on(Fast(), path, durability="full")
+        memory.page("a", torch.zeros(4))
+        lines, before = 0, sys.gettrace()
+        sys.settrace(tracer(number))
+        try:
+            memory.update("a", 1.0)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        tx = memory.tx
+        assert memory["a"].tensor[0] == tx - 1
+        memory.update("a", 5.0)
+        abandon(memory)
+        with mmsb.open(path) as memory:
+            assert (memory.tx, memory["a"].tensor[0].item()) == (tx + 1, 5.0)
+        if lines < number:
+            break
+    assert lines < number
+    assert number > 10
