@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmsb_torch.device import PageLocation
 from mmsb_torch.errors import (
     ClosedError,
+    CollectedError,
     CorruptLogError,
     CorruptStoreError,
     CycleDetectedError,
@@ -72,11 +73,13 @@ if TYPE_CHECKING:
         serialize_page,
         serialize_to_bytes,
     )
+    from mmsb_torch.runtime.store.retention import Retention
 
 __all__ = [
     "Change",
     "Changes",
     "ClosedError",
+    "CollectedError",
     "CorruptLogError",
     "CorruptStoreError",
     "CycleDetectedError",
@@ -108,6 +111,7 @@ __all__ = [
     "RecipeError",
     "RecipeNotLoadedError",
     "Region",
+    "Retention",
     "SerializationError",
     "Spec",
     "StoreError",
@@ -139,6 +143,10 @@ def __getattr__(name: str) -> Any:
         from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
 
         return Graph
+    if name == "Retention":
+        from mmsb_torch.runtime.store.retention import Retention  # noqa: PLC0415
+
+        return Retention
     if name in __all__:  # so does what writes bytes: all other names are here already
         from mmsb_torch.memory import exchange  # noqa: PLC0415
 

@@ -92,6 +92,10 @@ class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 
 
+class CollectedError(HistoryError):
+    """The writer has collected what this reader had not read yet; open the store again."""
+
+
 class UnsupportedLocationError(MMSBError, NotImplementedError):
     """Pages cannot live there on this machine."""
 

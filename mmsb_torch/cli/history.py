@@ -10,7 +10,7 @@ from typing import Any
 
 from mmsb_torch.errors import CorruptStoreError
 from mmsb_torch.runtime.store import Files, Scan, Store, list_checkpoints
-from mmsb_torch.runtime.store.durable import outline_of
+from mmsb_torch.runtime.store.bodies import outline_of
 from mmsb_torch.runtime.store.logfile import list_logs
 from mmsb_torch.runtime.store.manifest import Manifest, read_manifest
 from mmsb_torch.runtime.store.recovery import Found

@@ -29,7 +29,7 @@ from mmsb_torch.runtime.store import (
     describe_checkpoint,
     list_checkpoints,
 )
-from mmsb_torch.runtime.store.durable import outline_of
+from mmsb_torch.runtime.store.bodies import outline_of
 from mmsb_torch.runtime.store.files import exists
 from mmsb_torch.runtime.store.logfile import DELTAS, LOG, list_logs
 from mmsb_torch.types import Spec

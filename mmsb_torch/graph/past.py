@@ -121,6 +121,7 @@ class Past:
             epoch = self._look.epochs[node.id]
             present = self.engine.router.read_derived(node.entry, epoch)
             if present is not None:
+                self.engine.router.log.check(self.tx)  # else the epochs are of an older moment
                 return copy_of(present), epoch
         recipe = node.recipe
         if recipe is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import MMSBError, StoreError
 from mmsb_torch.graph import tell_stale
-from mmsb_torch.runtime.store.durable import outline_of, place_of, read_transaction
+from mmsb_torch.runtime.store.bodies import outline_of, place_of, read_transaction
 from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.runtime.store.frame import Kind
 from mmsb_torch.runtime.store.logwriter import End

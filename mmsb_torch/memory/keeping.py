@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import StoreError
-from mmsb_torch.memory import registry
+from mmsb_torch.memory import collecting, registry
 from mmsb_torch.runtime.store import (
     CheckpointInfo,
     Durability,
@@ -17,14 +17,16 @@ from mmsb_torch.runtime.store import (
 )
 from mmsb_torch.runtime.store.durable import Checkpoint
 from mmsb_torch.runtime.store.logwriter import End
+from mmsb_torch.runtime.store.manifest import Manifest
 from mmsb_torch.types import EventType
 
 if TYPE_CHECKING:
+    from mmsb_torch.memory.keeper import Keeper
     from mmsb_torch.memory.memory import Memory
 
 
 def checkpoint(
-    memory: Memory, keep: int | None, progress: Callable[[int, int], None] | None
+    memory: Keeper, keep: int | None, progress: Callable[[int, int], None] | None
 ) -> CheckpointInfo:
     """What `Memory.checkpoint` does; one at a time, beside readers and writers."""
     store, router = memory._store, memory._router  # noqa: SLF001 - one facade
@@ -48,16 +50,30 @@ def checkpoint(
         with router.committing:
             log.begin_after(_base(store, snapshot))
         if keep is not None:
-            kept = store.list_checkpoints()[-keep:]
-            log.forget_bases(kept[0].tx)  # first: who looks back meanwhile needs none of the others
-            store.retain(keep)
+            log.forget([ref.tx for ref in store.list_checkpoints()[:-keep]], [])
+            store.retain(keep)  # last: who looks back meanwhile must not need them
+    if memory._retention is not None:  # noqa: SLF001
+        collecting.collect(memory, None, dry_run=False)
     router.events.emit(
         EventType.CHECKPOINTED, {"tx": info.tx, "nbytes": info.nbytes, "path": str(info.path)}
     )
     return info
 
 
-def checkpoint_if_changed(memory: Memory) -> None:
+def remove_checkpoint(memory: Keeper, tx: int) -> None:
+    """Remove one checkpoint, if it is there and not the newest; the log stays."""
+    store, log = memory._store, memory._router.log  # noqa: SLF001
+    assert store is not None
+    assert isinstance(log, DurableLog)
+    with memory._checkpointing:  # noqa: SLF001
+        for ref in store.list_checkpoints()[:-1]:
+            if ref.tx == tx:
+                store.check_newest()
+                log.forget([tx], [])
+                store.remove_checkpoint(ref)
+
+
+def checkpoint_if_changed(memory: Keeper) -> None:
     """Write a checkpoint unless the last one holds all there is, or nobody may write."""
     store = memory._store  # noqa: SLF001
     if store is not None and store.writable and memory._checkpointed != _progress(memory):  # noqa: SLF001
@@ -78,7 +94,7 @@ def load(memory: Memory, durability: Durability) -> End:
         base = _base(store, snapshot)
     after = router.tx
     names = {entry.info.id: entry.info.name for entry in router.table}
-    log, scan = store.open_log(names, base)
+    log, scan = store.open_log(names, base, lambda: _bases(store, after))
     router.log = log
     for transaction, kept in transactions(store.path, scan, after):
         router.replay(transaction, kept)
@@ -91,15 +107,18 @@ def load(memory: Memory, durability: Durability) -> End:
     return scan.end
 
 
-def _base(store: Store, snapshot: Snapshot) -> Checkpoint:
+def _base(store: Store, snapshot: Snapshot | Manifest) -> Checkpoint:
     """A checkpoint of this memory as a base for values of the past."""
-    pages = snapshot.registry["pages"]
-    names = {page["id"]: page["name"] for page in pages if "derived" not in page}
-    epochs = {page["id"]: page["epoch"] for page in pages if "derived" not in page}
-    return store.base(registry.about(snapshot), epochs, names)
+    about, epochs, names = registry.outline(snapshot)
+    return store.base(about, epochs, names)
 
 
-def _progress(memory: Memory) -> tuple[int, int, int]:
+def _bases(store: Store, before: int) -> list[Checkpoint]:
+    """The checkpoints before transaction `before`."""
+    return [_base(store, manifest) for manifest in store.read_manifests(before)]
+
+
+def _progress(memory: Keeper) -> tuple[int, int, int]:
     """What a checkpoint holds that an earlier one may not: commits, computations, declarations."""
     engine = memory._engine  # noqa: SLF001
     return memory._router.tx, engine.counts.recomputed, engine.declarations  # noqa: SLF001

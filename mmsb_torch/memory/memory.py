@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.handles import Handles
+from mmsb_torch.memory.keeper import Keeper
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
@@ -23,10 +22,10 @@ from mmsb_torch.types import Delta, Event, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
-    from mmsb_torch.runtime.store import CheckpointInfo, Damage, Store, Tail
+    from mmsb_torch.runtime.store import Store
 
 
-class Memory:
+class Memory(Keeper):
     """Versioned tensors (pages), their history, and what is derived from them.
 
     Make one with `mmsb.open`. Thread safety: every method may be called from any thread; no lock
@@ -40,16 +39,11 @@ class Memory:
         device: torch.device | None = None,
         read_only: bool = False,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
         self._device = device
         self._handles = Handles(self, self._router)
-        self._checkpointing = threading.Lock()
-        self._checkpointed = (0, 0, 0)
-        self._end: Callable[[], object] = lambda: None
-        self.tail: Tail | None = None
-        """What was not whole at the end of the log when it was opened: a write that was cut."""
 
     # pages
 
@@ -207,6 +201,8 @@ class Memory:
 
     def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
         number = self._router.commit(deltas, **options).tx
+        if self._compactor is not None:
+            self._compactor.look()
         if self._router.events.listening:
             tell_stale(self._engine, [delta.page_id for delta in deltas])
         return number
@@ -283,42 +279,7 @@ class Memory:
         target = self._router.log.find(moment, step=step)
         return restore(self._engine, target, self._commit)
 
-    # keeping
-
-    def checkpoint(
-        self, *, keep: int | None = None, progress: Callable[[int, int], None] | None = None
-    ) -> CheckpointInfo:
-        """Write every page and the registry to the store, durably and atomically.
-
-        Args:
-            keep: remove all but the newest `keep` checkpoints afterwards.
-            progress: called with (bytes written, bytes in all).
-
-        Raises:
-            StoreError: the memory has no path, or the disk fails; earlier checkpoints are intact.
-        """
-        from mmsb_torch.memory import keeping  # noqa: PLC0415 - files load when there is a path
-
-        self._router.check_writable()
-        return keeping.checkpoint(self, keep, progress)
-
-    def sync(self) -> None:
-        """Wait until everything committed so far is on the disk; nothing to do without a path.
-
-        Raises:
-            StoreError: the disk failed. What was committed since the last sync may be lost, and
-                nothing more is acknowledged; open the store again.
-        """
-        self._router.check_open()
-        self._router.log.sync()
-
-    def verify(self) -> list[Damage]:
-        """Read everything in the store and return all damage, by file and range; [] if it is whole.
-
-        A torn tail (a write that a kill cut short) is in the list too, marked as such.
-        """
-        self._router.check_open()
-        return [] if self._store is None else self._store.verify()
+    # what happens, and how things stand
 
     def subscribe(
         self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
@@ -345,39 +306,6 @@ class Memory:
         """The number of the last transaction (0 before the first)."""
         self._router.check_open()
         return self._router.tx
-
-    def close(self) -> None:
-        """Close the memory; a memory with a path is checkpointed first if anything changed.
-
-        Every operation afterwards raises ClosedError; tensors and moments taken before stay valid.
-        Harmless when repeated.
-        """
-        if not self._router.shut() or self._store is None:
-            return
-        self._end()
-        from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
-
-        try:
-            keeping.checkpoint_if_changed(self)
-        except BaseException:
-            self._router.closed = False  # nothing is lost: free the disk, and close again
-            raise
-        try:
-            self._router.log.close()
-        finally:
-            self._store.close()
-
-    def __enter__(self) -> Self:
-        self._router.check_open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # for the handles of this facade
 

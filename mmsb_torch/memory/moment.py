@@ -52,6 +52,7 @@ class Moment(Mapping[str, Tensor]):
         router = self._engine.router
         entry = router.table.find(name)
         epoch = epoch_at(router.log, entry.info.id, self.tx)
+        router.log.check(self.tx)
         if epoch < 0:
             raise PageNotFoundError(
                 f"page {name!r} has no epoch at transaction {self.tx}: it is derived, or was made "

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmsb_torch.device import PageLocation, resolve_device
-from mmsb_torch.errors import StoreError, UnsupportedError
+from mmsb_torch.errors import CorruptLogError, InternalError, StoreError, UnsupportedError
 from mmsb_torch.memory import deriving
 from mmsb_torch.memory.memory import Memory
 
 if TYPE_CHECKING:
-    from mmsb_torch.runtime.store import Durability, Files
+    from mmsb_torch.runtime.store import Durability, Files, Retention, Store
+    from mmsb_torch.runtime.store.logwriter import End
+
+_ATTEMPTS = 3
 
 
 def open(  # noqa: A001 - the public name, used as mmsb.open
@@ -22,6 +25,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     mode: str = "w",
     device: torch.device | str | PageLocation | None = None,
     durability: Durability = "process",
+    retention: Retention | None = None,
+    compaction: bool = True,
 ) -> Memory:
     """Open a memory.
 
@@ -34,6 +39,9 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         durability: what a change waits for. "process": written, so that it survives `kill -9`, and
             on the disk within a second; "full": on the disk, so that it survives a power cut;
             "none": the system writes when it likes.
+        retention: what of the past stays; applied after every checkpoint. All of it if left out.
+        compaction: write a checkpoint by itself, behind the caller, when the log has grown so long
+            that opening would take twice as long as it must.
         device: where new pages live unless told otherwise; where their first value lives if None.
 
     Raises:
@@ -56,7 +64,13 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         return Memory(device=where)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
-    return open_on(FILES, path, mode=mode, device=where, durability=durability)
+    memory = open_on(FILES, path, mode=mode, device=where, durability=durability)
+    memory._retention = retention  # noqa: SLF001 - one facade
+    if mode == "w" and compaction:
+        from mmsb_torch.memory.compaction import Compactor  # noqa: PLC0415 - as above
+
+        memory._compactor = Compactor(memory)  # noqa: SLF001
+    return memory
 
 
 def open_on(
@@ -68,8 +82,7 @@ def open_on(
     durability: Durability = "process",
 ) -> Memory:
     """As `open` with a path, on a disk of the caller's (see `mmsb_torch.testing`)."""
-    from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
-    from mmsb_torch.runtime.store import Store  # noqa: PLC0415
+    from mmsb_torch.runtime.store import Store  # noqa: PLC0415 - as above
 
     read_only = mode != "w"
     if read_only or Store.exists(path, files):
@@ -77,8 +90,7 @@ def open_on(
     else:
         store = Store.create(path, files)
     try:
-        memory = Memory(store, device=device, read_only=read_only)
-        end = keeping.load(memory, durability)
+        memory, end = _load(store, device, durability, read_only=read_only)
         deriving.bind_registered_kinds(memory)
     except BaseException:
         store.close()
@@ -88,3 +100,24 @@ def open_on(
 
         memory._end = follow(memory, end).set  # noqa: SLF001 - one facade
     return memory
+
+
+def _load(
+    store: Store, device: torch.device | None, durability: Durability, *, read_only: bool
+) -> tuple[Memory, End]:
+    """A memory filled from a store, and where its log ends.
+
+    A reader whom the collector overtakes meanwhile begins again.
+    """
+    from mmsb_torch.memory import keeping  # noqa: PLC0415 - as above
+
+    for attempt in range(_ATTEMPTS):
+        memory = Memory(store, device=device, read_only=read_only)
+        newest = store.list_checkpoints()[-1:]
+        try:
+            return memory, keeping.load(memory, durability)
+        except (CorruptLogError, StoreError):
+            moved = store.list_checkpoints()[-1:] != newest
+            if not (read_only and moved and attempt < _ATTEMPTS - 1):
+                raise
+    raise InternalError("unreachable")

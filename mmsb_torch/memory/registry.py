@@ -14,6 +14,7 @@ from mmsb_torch.instrumentation.context import as_plain, from_plain
 from mmsb_torch.runtime.state import Entry, Router
 from mmsb_torch.runtime.store import Snapshot
 from mmsb_torch.runtime.store.log import About
+from mmsb_torch.runtime.store.manifest import Manifest
 from mmsb_torch.types import PageInfo, Spec
 
 _FORMAT = 1
@@ -89,10 +90,23 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
     return page
 
 
-def about(snapshot: Snapshot) -> About:
-    """The transaction that a checkpoint was made after."""
+def outline(snapshot: Snapshot | Manifest) -> tuple[About, dict[int, int], dict[int, str]]:
+    """The transaction that a checkpoint was made after, and epochs and names of its pages by id.
+
+    Raises:
+        CorruptStoreError: its registry does not say.
+    """
     fields = snapshot.registry
-    return About(snapshot.tx, fields["label"], fields["step"], fields["time_ns"])
+    try:
+        pages = [page for page in fields["pages"] if "derived" not in page]
+        about = About(snapshot.tx, fields["label"], fields["step"], fields["time_ns"])
+        epochs = {page["id"]: page["epoch"] for page in pages}
+        return about, epochs, {page["id"]: page["name"] for page in pages}
+    except (KeyError, TypeError) as error:
+        raise CorruptStoreError(
+            f"the registry of the checkpoint {snapshot.tx} cannot be read: "
+            f"{type(error).__name__}: {error}."
+        ) from error
 
 
 def restore_pages(engine: Engine, snapshot: Snapshot, where: str) -> None:

@@ -30,6 +30,7 @@ class EventType(enum.IntEnum):
     WORLD_CHANGED = 7
     ERROR = 8
     DERIVED = 9
+    COLLECTED = 10
 
 
 class Event(NamedTuple):

@@ -729,6 +729,7 @@ def happen(mem, patch):
     mem.update("x", 4.0)
     mem.propagate()
     mem.checkpoint()
+    mem.collect(mmsb.Retention(keep_last=1))
 
 
 @pytest.mark.parametrize("make", [Busy, Delegating], ids=["itself", "another thread"])

@@ -205,6 +205,7 @@ BUILTINS = {
     "DerivedPageError": TypeError,
     "EpochConflictError": RuntimeError,
     "HistoryError": LookupError,
+    "CollectedError": LookupError,
     "InternalError": AssertionError,
     "InvalidDeltaError": ValueError,
     "InvalidPageError": ValueError,

@@ -15,6 +15,7 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
 
     Raises:
         PageNotFoundError: the page did not exist then.
+        CollectedError: the writer has removed what it takes.
         CorruptLogError, CorruptStoreError: what is on disk is damaged.
     """
     base, steps, value = log.base(page_id, tx), list[Delta](), None
@@ -28,6 +29,7 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
         steps.append(delta)
     if value is None:
         if base is None:
+            log.check(tx)
             raise PageNotFoundError(
                 f"page {page_id} did not exist at transaction {tx}", page_id=page_id
             )
@@ -40,6 +42,7 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
             return value_at(log, page_id, tx)  # the checkpoint was removed meanwhile
     for delta in reversed(steps):
         apply(value, delta)
+    log.check(tx)  # at the end: what was there then was there all the time
     return value
 
 

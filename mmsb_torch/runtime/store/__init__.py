@@ -8,8 +8,8 @@ POSIX only.
 
 From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
 `tensorfile` (safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
-`checkpoint`, `retention`; of the log `frame` (headers and the chain), `payload` (a transaction as
-safetensors), `logfile`, `logwriter`, `background`, `log` (in memory), `durable` (on disk), `recovery`,
+`checkpoint`, `spans`, `retention`, `collection`; of the log `frame` (headers and the chain), `payload` (a transaction as
+safetensors), `logfile`, `logwriter`, `background`, `bodies`, `log` (in memory), `durable` (on disk), `recovery`,
 `follow`, `logwalk` and `log_verification`; of things by themselves `contents`, `codecs`, `envelope`; and
 `layout`, the store itself.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         load_checkpoint,
         write_checkpoint,
     )
+    from mmsb_torch.runtime.store.collection import Plan, Survey, retain
     from mmsb_torch.runtime.store.durable import DurableLog
     from mmsb_torch.runtime.store.files import FILES, Files
     from mmsb_torch.runtime.store.layout import Store
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from mmsb_torch.runtime.store.log import Log
     from mmsb_torch.runtime.store.logwriter import DURABILITIES, Durability
     from mmsb_torch.runtime.store.recovery import Scan, Tail, transactions
-    from mmsb_torch.runtime.store.retention import retain
+    from mmsb_torch.runtime.store.retention import Retention
     from mmsb_torch.runtime.store.streams import FileRecord
     from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
     from mmsb_torch.runtime.store.verification import Damage, verify_checkpoint
@@ -51,9 +52,12 @@ __all__ = [
     "FileRecord",
     "Files",
     "Log",
+    "Plan",
+    "Retention",
     "Scan",
     "Snapshot",
     "Store",
+    "Survey",
     "Tail",
     "WriterLock",
     "describe_checkpoint",
@@ -76,6 +80,7 @@ _HOMES = {
         "load_checkpoint",
         "write_checkpoint",
     ),
+    "collection": ("Plan", "Survey", "retain"),
     "durable": ("DurableLog",),
     "files": ("FILES", "Files"),
     "layout": ("Store",),
@@ -83,7 +88,7 @@ _HOMES = {
     "log": ("Log",),
     "logwriter": ("DURABILITIES", "Durability"),
     "recovery": ("Scan", "Tail", "transactions"),
-    "retention": ("retain",),
+    "retention": ("Retention",),
     "streams": ("FileRecord",),
     "tensorfile": ("read_tensors", "write_tensors"),
     "verification": ("Damage", "verify_checkpoint"),

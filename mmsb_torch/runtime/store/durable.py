@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -12,33 +11,28 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmsb_torch.errors import CorruptLogError, CorruptStoreError, HistoryError, MMSBError
+from mmsb_torch.errors import (
+    CollectedError,
+    CorruptLogError,
+    HistoryError,
+    MMSBError,
+    StoreError,
+)
 from mmsb_torch.runtime.store import payload
 from mmsb_torch.runtime.store.background import Background
-from mmsb_torch.runtime.store.files import FILES, Files
+from mmsb_torch.runtime.store.bodies import Place, drop_body, read_transaction, segment_body
+from mmsb_torch.runtime.store.files import FILES, Files, exists
 from mmsb_torch.runtime.store.frame import SEGMENT, Kind
 from mmsb_torch.runtime.store.log import About, Base, Log
-from mmsb_torch.runtime.store.logfile import DELTAS, LogFile, Record, segment_name
+from mmsb_torch.runtime.store.logfile import LogFile
 from mmsb_torch.runtime.store.logwriter import LogWriter
-from mmsb_torch.runtime.store.sealed import Fields, strict_loads
-from mmsb_torch.runtime.store.streams import FileRecord
-from mmsb_torch.runtime.store.tensorfile import read_tensors
-from mmsb_torch.types import Transaction
+from mmsb_torch.runtime.store.sealed import Fields
+from mmsb_torch.runtime.store.spans import merged, runs, spelled, without
+from mmsb_torch.types import Form, Transaction
 
 INLINE_BYTES = 1 << 20
 """Payloads above this get a file of their own."""
 _CACHE_BYTES = 64 << 20
-
-
-class Place(NamedTuple):
-    """Where a transaction is."""
-
-    path: Path
-    record: Record
-    label: str | None
-    step: int | None
-    time_ns: int
-    segment: FileRecord | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +49,14 @@ class Checkpoint:
         return self.about.tx
 
 
+class Older(NamedTuple):
+    """What a store has of the time before the checkpoint that a log goes on from."""
+
+    bases: list[Checkpoint]
+    found: list[tuple[Fields, Place]]
+    """Transactions, oldest first; there may be gaps, where the collector was."""
+
+
 class DurableLog(Log):
     """A log whose transactions are on disk; they are read again when the past is asked for.
 
@@ -63,7 +65,7 @@ class DurableLog(Log):
         uuid: the store's.
         names: page id -> name; grows with the pages that are created.
         base: the checkpoint that the log goes on from, if there is one.
-        older: gives what transactions up to the checkpoint do, and where they are.
+        older: looks for what there is from before the checkpoint.
         files: the disk.
     """
 
@@ -75,7 +77,7 @@ class DurableLog(Log):
         uuid: str,
         names: dict[int, str],
         base: Checkpoint | None = None,
-        older: Callable[[], Iterable[tuple[Fields, Place]]] | None = None,
+        older: Callable[[], Older] | None = None,
         files: Files = FILES,
     ) -> None:
         super().__init__(1 if base is None else base.tx + 1)
@@ -84,19 +86,39 @@ class DurableLog(Log):
         self._root, self._uuid, self._files = root, uuid, files
         self._names = names
         self._older = older
+        self._past: list[range] = []
+        """Transactions at hand from before the checkpoint."""
         self._bases: list[Checkpoint] = []
         if base is not None:
             self.add_base(base)
         self._cache: OrderedDict[int, Transaction] = OrderedDict()
         self._guard = threading.Lock()
         self._behind = Background(self._write_behind)
+        self.pending_bytes = 0
+        """What a replay after the newest checkpoint reads: what is replaced later does not count."""
+        self.pending_commits = 0
+        self._pending: dict[int, int] = {}
         self._written: dict[int, Place] = {}
         """Where those are that were written before they were entered."""
 
     @property
     def first(self) -> int:
         """Number of the oldest moment at hand."""
-        return min(self._first, self._bases[0].tx) if self._bases else self._first
+        moments = self.moments()
+        return moments[0].start if moments else self._first
+
+    def moments(self) -> list[range]:
+        """The moments at hand: checkpoints, and what the log leads to from one or from its birth."""
+        found = [range(base.tx, base.tx + 1) for base in self._bases]
+        for span in self._spans():
+            starts = [base.tx for base in self._bases if span.start - 1 <= base.tx < span.stop]
+            start = 1 if span.start == 1 else min(starts, default=span.stop)
+            found.append(range(start, span.stop))
+        return merged(found)
+
+    def _spans(self) -> list[range]:
+        """The transactions whose deltas are at hand."""
+        return merged([*self._past, range(self._first, self._next)])
 
     def find(self, at: Any = None, *, step: int | None = None) -> int:
         """As `Log.find`; what is older than the checkpoint is looked for when it is asked for."""
@@ -107,22 +129,34 @@ class DurableLog(Log):
                 raise
             return super().find(at, step=step)
 
+    def check(self, tx: int) -> None:
+        """Raise if moment `tx` was collected: what was rebuilt of it may be of an older one."""
+        if not self._holds(tx):
+            raise collected(f"transaction {tx}", self._root)
+
+    def _holds(self, tx: int) -> bool:
+        return any(tx in moments for moments in self.moments())
+
+    def _extent(self) -> str:
+        return spelled(self.moments())
+
     def reach_back(self) -> bool:
-        """Note where the transactions before the checkpoint are; False if that changes nothing."""
+        """Note what there is from before the checkpoint; False if that was done."""
         with self._guard:
             if self._older is None:
                 return False
-            found = [(ops, place) for ops, place in self._older() if ops.count("tx") < self._first]
+            bases, found = self._older()
+            found = [(ops, place) for ops, place in found if ops.count("tx") < self._first]
             self._older = None  # damage raised before: it is found again the next time
-            if [ops.count("tx") for ops, _ in found] != list(range(1, self._first)):
-                return False  # the log begins later, or has a gap, and so has the history
             touched: dict[int, tuple[list[int], list[int]]] = {}
             for ops, place in found:
                 self._note_older(ops, place, touched)
             for page, (numbers, epochs) in touched.items():
                 now = self._touched.get(page, ([], []))
                 self._touched[page] = (numbers + now[0], epochs + now[1])
-            self._first = 1
+            self._past = runs(ops.count("tx") for ops, _ in found)
+            for base in bases:
+                self.add_base(base)
         return True
 
     def _note_older(
@@ -134,10 +168,14 @@ class DurableLog(Log):
             numbers, epochs = touched.setdefault(page, ([], []))
             numbers.append(tx)
             epochs.append(base + 1)
-        if place.label is not None and self._labels.get(place.label, 0) < tx:
-            self._labels[place.label] = tx
-        if place.step is not None and self._steps.get(place.step, 0) < tx:
-            self._steps[place.step] = tx
+        self._name(tx, place.label, place.step)
+
+    def _name(self, tx: int, label: str | None, step: int | None) -> None:
+        """Let a label and a step mean `tx`, unless something newer carries them."""
+        if label is not None and self._labels.get(label, -1) < tx:
+            self._labels[label] = tx
+        if step is not None and self._steps.get(step, -1) < tx:
+            self._steps[step] = tx
 
     def write(self, transaction: Transaction) -> object:
         """Write the transaction to the log, as durably as was promised."""
@@ -177,7 +215,7 @@ class DurableLog(Log):
             return Place(path, record, *about, None)
         segment = writer.segment(tx, parts)
         try:
-            body = _segment_body(segment, parts)
+            body = segment_body(segment, parts)
             path, record = writer.append(Kind.COMMIT, tx, [body], count, SEGMENT)
         except BaseException:
             if writer.last != tx:
@@ -202,6 +240,12 @@ class DurableLog(Log):
             super().append(transaction, self._written.pop(transaction.tx, kept))
         for info in transaction.created:
             self._names[info.id] = info.name
+        self.pending_commits += 1
+        for delta in transaction.deltas:
+            page, before = delta.page_id, self._pending.get(delta.page_id, 0)
+            after = delta.nbytes + (0 if delta.region.form is Form.ALL else before)
+            self._pending[page] = after
+            self.pending_bytes += after - before
 
     def about(self, tx: int) -> About:
         """Label, step and time of a transaction."""
@@ -214,18 +258,24 @@ class DurableLog(Log):
 
     def __getitem__(self, tx: int) -> Transaction:
         with self._guard:
-            place = self._transactions[tx]
+            place = self._transactions.get(tx)
             found = place if isinstance(place, Transaction) else self._cache.get(tx)
-        return self._load(tx) if found is None else found
+        if place is None:
+            raise collected(f"transaction {tx}", self._root)
+        return self._load(tx, place) if found is None else found
 
-    def _load(self, tx: int) -> Transaction:
-        place: Place = self._transactions[tx]
-        file = LogFile(place.path, self._uuid, self._files)
+    def _load(self, tx: int, place: Place) -> Transaction:
         try:
-            body = file.body(place.record)
-        finally:
-            file.close()
-        found = read_transaction(self._root, body, place.record, str(place.path), self._files)
+            file = LogFile(place.path, self._uuid, self._files)
+            try:
+                body = file.body(place.record)
+            finally:
+                file.close()
+            found = read_transaction(self._root, body, place.record, str(place.path), self._files)
+        except (StoreError, CorruptLogError) as error:
+            if exists(place.path, self._files):
+                raise
+            raise collected(f"transaction {tx}", self._root) from error
         with self._guard:
             self._cache[tx] = found
             while sum(item.nbytes for item in self._cache.values()) > _CACHE_BYTES:
@@ -233,12 +283,16 @@ class DurableLog(Log):
         return found
 
     def epoch(self, page_id: int, until: int) -> int | None:
-        """The epoch of a page as of a transaction, by the log or else by a checkpoint."""
+        """The epoch of a page as of a transaction, by the log and by checkpoints."""
+        base = next((b for b in reversed(self._bases) if b.tx <= until), None)
+        held = base.epochs.get(page_id) if base is not None else None
         found = super().epoch(page_id, until)
-        if found is not None:
-            return found
-        bases = (base for base in reversed(self._bases) if base.tx <= until)
-        return next((base.epochs[page_id] for base in bases if page_id in base.epochs), None)
+        return held if found is None else found if held is None else max(held, found)
+
+    def pages_between(self, after: int, until: int) -> set[int]:
+        """Pages that transactions `after < tx <= until` touched, collected ones included."""
+        known = set(self._touched).union(*(base.epochs for base in self._bases))
+        return {page for page in known if self.epoch(page, after) != self.epoch(page, until)}
 
     def base(self, page_id: int, until: int) -> Base | None:
         """The newest checkpoint up to `until` that holds the page."""
@@ -253,6 +307,8 @@ class DurableLog(Log):
         The caller lets nobody commit meanwhile.
         """
         self.add_base(base)
+        self.pending_bytes = self.pending_commits = 0
+        self._pending = {}
         if self.writer is not None and not (self.writer.poisoned or self._behind.failed):
             self._behind.wait()
             self.writer.append(Kind.CHECKPOINT, base.tx, [], len(base.epochs))
@@ -260,19 +316,60 @@ class DurableLog(Log):
                 self.writer.rotate(base.tx + 1)
 
     def add_base(self, base: Checkpoint) -> None:
-        """A checkpoint was written: values after it need no older delta."""
-        tx, label, step, _ = base.about
-        if label is not None:
-            self._labels.setdefault(label, tx)
-        if step is not None:
-            self._steps.setdefault(step, tx)
-        self._bases = sorted([*self._bases, base], key=lambda item: item.tx)
+        """A checkpoint is there: values after it need no older delta."""
+        self._name(base.tx, base.about.label, base.about.step)
+        bases = {item.tx: item for item in [*self._bases, base]}
+        self._bases = [bases[tx] for tx in sorted(bases)]
 
-    def forget_bases(self, before: int) -> None:
-        """Checkpoints before this transaction are about to be removed."""
-        if self._bases and self._bases[0].tx < before:
-            self.reach_back()  # what was found from there is found from the beginning
-        self._bases = [base for base in self._bases if base.tx >= before]
+    def drop(self, transactions: Iterable[range]) -> None:
+        """Record, durably, that these and all that were collected before are gone.
+
+        The caller lets nobody commit.
+
+        Raises:
+            StoreError: the disk failed: nothing may be removed.
+        """
+        assert self.writer is not None
+        self._behind.wait()
+        left = without(self._spans(), transactions)
+        body = drop_body(without([range(1, self._next)], left))
+        self.writer.append(Kind.DROP, self.last, [body])
+        self.writer.sync()
+
+    def moments_named(self, wanted: Callable[[str], bool]) -> list[int]:
+        """The moments at hand whose label is wanted."""
+        return [tx for label, tx in self._labels.items() if wanted(label) and self._holds(tx)]
+
+    def places(self) -> Iterable[Place]:
+        """Where each transaction is that has been written. The caller lets nobody commit."""
+        self._behind.wait()
+        return [self._transactions[tx] for span in self._spans() for tx in span]
+
+    def forget(self, bases: Iterable[int], transactions: Iterable[range]) -> None:
+        """These checkpoints and deltas are about to be removed; asking for them is an error then."""
+        self.reach_back()
+        doomed = set(bases)
+        with self._guard:
+            self._bases = [base for base in self._bases if base.tx not in doomed]
+            gone = merged(transactions)
+            left = without(self._spans(), gone)
+            newest = left[-1].start if left and left[-1].stop == self._next else self._next
+            self._past, self._first = [span for span in left if span.start < newest], newest
+            for tx in (tx for span in gone for tx in span):
+                self._transactions.pop(tx, None)
+                self._cache.pop(tx, None)
+            self._forget_touched(gone)
+            self._labels, self._steps = {}, {}
+            for base in self._bases:
+                self._name(base.tx, base.about.label, base.about.step)
+            for span in self._spans():
+                for tx in span:
+                    self._name(*self.about(tx)[:3])
+
+    def _forget_touched(self, gone: list[range]) -> None:
+        for page, (numbers, epochs) in list(self._touched.items()):
+            kept = [n for n, tx in enumerate(numbers) if not any(tx in span for span in gone)]
+            self._touched[page] = ([numbers[n] for n in kept], [epochs[n] for n in kept])
 
     def sync(self) -> None:
         """Wait until everything written is on the disk."""
@@ -290,72 +387,9 @@ class DurableLog(Log):
                 writer.close(self.last)
 
 
-def _segment_body(segment: FileRecord, parts: list[bytes | memoryview]) -> bytes:
-    """The body of a record whose payload is in a file: the file, and what it holds."""
-    head = payload.ops_text(parts[0])
-    about = {"name": segment.name, "nbytes": segment.nbytes, "xxh3_128": segment.digest}
-    return json.dumps({"segment": about, "ops": head}, separators=(",", ":")).encode()
-
-
-def segment_of(body: bytes, tx: int, where: str) -> tuple[FileRecord, str]:
-    """The file that a record's body names, and the text of what it holds."""
-    fields = Fields(strict_loads(body, where), where)
-    about = Fields(fields.get("segment", dict), f"{where}: 'segment'")
-    name = about.get("name", str)
-    if name[:20] != f"{tx:020d}" or name != segment_name(tx, _attempt(name)):
-        raise CorruptLogError(f"{where}: {name!r:.80} is no payload file of transaction {tx}.")
-    record = FileRecord(name, about.count("nbytes"), about.get("xxh3_128", str))
-    return record, fields.get("ops", str)
-
-
-def _attempt(name: str) -> int:
-    digits = name[22:27]
-    return int(digits) if digits.isdigit() and digits.isascii() else 0
-
-
-def read_transaction(
-    root: Path, body: bytes, record: Record, where: str, files: Files = FILES
-) -> Transaction:
-    """The transaction of a COMMIT record with this body.
-
-    Raises:
-        CorruptLogError: it is damaged, or not the one that the record says.
-    """
-    tx = record.header.tx
-    where = f"{where}, transaction {tx}"
-    try:
-        if record.header.flags & SEGMENT:
-            segment, _ = segment_of(body, tx, where)
-            tensors, metadata = read_tensors(root / DELTAS / segment.name, segment, files)
-            found = payload.transaction_of(tensors, metadata, where)
-        else:
-            found = payload.decode(memoryview(body), where)
-    except CorruptLogError:
-        raise
-    except CorruptStoreError as error:
-        raise CorruptLogError(f"{where}: {error}") from error
-    if found.tx != tx or len(found.deltas) != record.header.items:
-        raise CorruptLogError(f"{where}: its payload says it is transaction {found.tx}.")
-    return found
-
-
-def outline_of(body: bytes, record: Record, where: str) -> tuple[Fields, FileRecord | None]:
-    """What a COMMIT record does, without reading its tensors.
-
-    Raises:
-        CorruptLogError: it does not say.
-    """
-    where = f"{where}, transaction {record.header.tx}"
-    try:
-        if not record.header.flags & SEGMENT:
-            return payload.outline(memoryview(body), where), None
-        segment, text = segment_of(body, record.header.tx, where)
-        return payload.outline_of_text(text, where), segment
-    except CorruptStoreError as error:
-        raise CorruptLogError(str(error)) from error
-
-
-def place_of(path: Path, record: Record, ops: Fields, segment: FileRecord | None) -> Place:
-    """Where a transaction is, by what its record says."""
-    label, step = ops.optional("label", str), ops.optional("step", int)
-    return Place(path, record, label, step, ops.count("time_ns"), segment)
+def collected(what: str, root: Path) -> CollectedError:
+    """The error of a reader whom the collector has overtaken."""
+    return CollectedError(
+        f"{what} of {str(root)!r} was collected by its writer since it was opened here. What is kept "
+        "is in the store: open it again."
+    )

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from mmsb_torch.errors import ClosedError, ReadOnlyError
+from torch import Tensor
+
+from mmsb_torch.errors import (
+    ClosedError,
+    CorruptStoreError,
+    HistoryError,
+    ReadOnlyError,
+    StoreError,
+)
 from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
 from mmsb_torch.runtime.store.checkpoint import (
     CheckpointInfo,
@@ -21,7 +29,8 @@ from mmsb_torch.runtime.store.checkpoint import (
     load_tensor,
     write_checkpoint,
 )
-from mmsb_torch.runtime.store.durable import Checkpoint, DurableLog
+from mmsb_torch.runtime.store.collection import Plan, remove, retain
+from mmsb_torch.runtime.store.durable import Checkpoint, DurableLog, Older, collected
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath, exists, explained, sync_folder
 from mmsb_torch.runtime.store.identity import (
     IDENTITY,
@@ -37,10 +46,17 @@ from mmsb_torch.runtime.store.lock import WriterLock
 from mmsb_torch.runtime.store.log import About
 from mmsb_torch.runtime.store.log_verification import verify_log
 from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
+from mmsb_torch.runtime.store.manifest import Manifest
 from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
-from mmsb_torch.runtime.store.retention import retain
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
-from mmsb_torch.runtime.store.verification import Checked, Damage, verify_checkpoint
+from mmsb_torch.runtime.store.staging import drop_folder
+from mmsb_torch.runtime.store.verification import (
+    Checked,
+    Damage,
+    check_newest,
+    checked_manifest,
+    verify_checkpoint,
+)
 
 
 class Store:
@@ -141,25 +157,41 @@ class Store:
         self._check_open()
         return list_checkpoints(self.path, self._files)
 
-    def open_log(self, names: dict[int, str], base: Checkpoint | None) -> tuple[DurableLog, Scan]:
+    def open_log(
+        self,
+        names: dict[int, str],
+        base: Checkpoint | None,
+        bases: Callable[[], list[Checkpoint]],
+    ) -> tuple[DurableLog, Scan]:
         """The log that goes on from a checkpoint (None: from the beginning), and what is in it.
 
         Args:
             names: page id -> name, of the pages in the checkpoint; the log keeps it.
             base: the checkpoint.
+            bases: looks for the older ones, when somebody asks for what was before.
         """
         self._check_open()
         uuid, files = self.identity.uuid, self._files
-        older = (lambda: outlines(self.path, uuid, files)) if base is not None else None
-        log = DurableLog(self.path, uuid, names, base, older, files)
+
+        def older() -> Older:
+            return Older(bases(), outlines(self.path, uuid, files)[0])
+
+        log = DurableLog(self.path, uuid, names, base, None if base is None else older, files)
         return log, Scan(self.path, uuid, log.last, files)
 
     def base(self, about: About, epochs: Mapping[int, int], names: Mapping[int, str]) -> Checkpoint:
         """A checkpoint as a base for values of the past: epochs and names of its pages, by id."""
-        known, files = dict(names), self._files
-        return Checkpoint(
-            about, dict(epochs), lambda page: load_tensor(self.path, about.tx, known[page], files)
-        )
+        known = dict(names)
+
+        def read(page: int) -> Tensor:
+            try:
+                return load_tensor(self.path, about.tx, known[page], self._files)
+            except (HistoryError, CorruptStoreError, StoreError) as error:
+                if any(ref.tx == about.tx for ref in list_checkpoints(self.path, self._files)):
+                    raise
+                raise collected(f"the checkpoint {about.tx}", self.path) from error
+
+        return Checkpoint(about, dict(epochs), read)
 
     def begin_writing(self, log: DurableLog, scan: Scan, durability: Durability) -> Tail | None:
         """Let `log` append after a scan that was read to its end; returns the tail that was cut."""
@@ -191,10 +223,55 @@ class Store:
                 found += damage
         return found + verify_log(root, uuid, [ref.tx for ref in refs], files)
 
+    @property
+    def files(self) -> Files:
+        """The disk that the store is on."""
+        return self._files
+
+    def read_manifests(self, before: int) -> list[Manifest]:
+        """The manifests of the checkpoints before transaction `before`, oldest first.
+
+        Raises:
+            CorruptStoreError, UnsupportedError, StoreError: one that is there cannot be read.
+        """
+        found = []
+        for ref in self.list_checkpoints():
+            if ref.tx >= before:
+                break
+            try:
+                found.append(checked_manifest(ref.path, self._files, self.identity.uuid))
+            except (CorruptStoreError, StoreError):
+                if exists(ref.path, self._files):  # else its writer removed it meanwhile
+                    raise
+        return found
+
     def retain(self, keep: int) -> list[CheckpointRef]:
-        """Remove all but the newest `keep` checkpoints; see `retention.retain`."""
+        """Remove all but the newest `keep` checkpoints; see `collection.retain`."""
         self._check_writable()
         return retain(self.path, keep, self._files)
+
+    def check_newest(self) -> None:
+        """Refuse to remove anything while the newest checkpoint is not whole, by names and sizes.
+
+        Raises:
+            CorruptStoreError: it is damaged: an older one may be the last that can be read.
+        """
+        self._check_writable()
+        check_newest(self.list_checkpoints()[-1], self.identity.uuid, self._files)
+
+    def remove_checkpoint(self, ref: CheckpointRef) -> None:
+        """Remove one checkpoint; killed at any moment, it leaves it whole or gone.
+
+        Raises:
+            StoreError: the disk fails.
+        """
+        self._check_writable()
+        drop_folder(ref.path, self._files)
+
+    def remove(self, plan: Plan) -> None:
+        """Remove what a plan of the collector names; see `collection.remove`."""
+        self._check_writable()
+        remove(self.path, plan, self._files)
 
     def close(self) -> None:
         """Give the lock back; harmless when repeated."""

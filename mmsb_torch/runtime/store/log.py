@@ -136,11 +136,22 @@ class Log:
             raise HistoryError(
                 f"a moment is a transaction number (int) or a label (str), found {at!r}"
             )
-        if not self.first <= at <= self.last:
-            some = self.first <= self.last
-            held = f"holds {self.first} to {self.last}" if some else "is empty"
-            raise HistoryError(f"no transaction {at}: the history at hand {held}")
+        if not self._holds(at):
+            raise HistoryError(f"no transaction {at}: the history at hand holds {self._extent()}")
         return at
+
+    def check(self, tx: int) -> None:
+        """Raise unless what was rebuilt for moment `tx` is right: it must still be at hand.
+
+        Raises:
+            CollectedError: it was collected meanwhile.
+        """
+
+    def _holds(self, tx: int) -> bool:
+        return self.first <= tx <= self.last
+
+    def _extent(self) -> str:
+        return f"{self.first} to {self.last}" if self.first <= self.last else "none"
 
     def reach_back(self) -> bool:
         """Look for what is older than `first`; whether anything was found."""

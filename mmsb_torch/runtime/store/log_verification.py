@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmsb_torch.errors import CorruptLogError, CorruptStoreError, StoreError
-from mmsb_torch.runtime.store.durable import outline_of, read_transaction
+from mmsb_torch.runtime.store.bodies import dropped_of, outline_of, read_transaction
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath
 from mmsb_torch.runtime.store.frame import HEADER_BYTES, Kind, RecordHeader
 from mmsb_torch.runtime.store.logfile import DELTAS, LOG, LogFile, file_name, list_logs
 from mmsb_torch.runtime.store.logwalk import Flaw, Whole, walk
+from mmsb_torch.runtime.store.spans import covers
 from mmsb_torch.runtime.store.verification import Damage, damage_of
 
 
@@ -47,7 +48,12 @@ def verify_log(
         history.add(path, first, newest=number == len(logs))
     if logs:
         history.end(newest)
-    return history.found
+    gone = history.dropped
+    return [item for item in history.found if not _was_collected(item, gone)]
+
+
+def _was_collected(item: Damage, dropped: list[range]) -> bool:
+    return bool(item.transactions) and covers(dropped, item.transactions)
 
 
 class _History:
@@ -56,6 +62,8 @@ class _History:
     def __init__(self, root: Path, uuid: str, files: Files) -> None:
         self.root = root
         self.found: list[Damage] = []
+        self.dropped: list[range] = []
+        """Transactions that were collected, by the last record that says so."""
         self._uuid = uuid
         self._files = files
         self._end = (root / LOG, 0)
@@ -150,6 +158,11 @@ class _History:
         if header.kind == Kind.COMMIT:
             self._before = len(self.found)
             self._payload(path, item)
+        elif header.kind == Kind.DROP:
+            try:
+                self.dropped = dropped_of(item.body, repr(str(path)))
+            except CorruptLogError as error:
+                self.found.append(Damage(path, at, item.stop, str(error)))
 
     def _flaw(self, path: Path, flaw: Flaw) -> None:
         """Note damage of a file."""

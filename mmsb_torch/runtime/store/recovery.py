@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmsb_torch.errors import CorruptLogError
-from mmsb_torch.runtime.store.durable import Place, outline_of, place_of, read_transaction
+from mmsb_torch.runtime.store.bodies import (
+    Place,
+    dropped_of,
+    outline_of,
+    place_of,
+    read_transaction,
+)
 from mmsb_torch.runtime.store.files import FILES, Files, explained, sync_folder
 from mmsb_torch.runtime.store.frame import HEADER_BYTES, Kind
 from mmsb_torch.runtime.store.logfile import Bad, LogFile, Record, list_logs
 from mmsb_torch.runtime.store.logwriter import End
 from mmsb_torch.runtime.store.sealed import Fields
+from mmsb_torch.runtime.store.spans import covers, spelled
 from mmsb_torch.runtime.store.streams import create_file
 from mmsb_torch.types import Transaction
 
@@ -64,35 +71,59 @@ class Scan:
         self._logs = _needed(list_logs(root, files), after, uuid, files)
         self.end = End(None, 0, 0)
         self.tail: Tail | None = None
+        self._last = self._logs[0][0] - 1 if self._logs else 0
+        """The transaction up to which the files were read."""
+        self._gaps: list[range] = []
+        """Transactions of files that are not there."""
+        self.dropped: list[range] = []
+        """Transactions that were collected, as far as was read."""
 
     def __iter__(self) -> Iterator[Found]:
         waiting: Found | None = None  # it may be taken back by the record after it
+        for file, record in self._records():
+            kind, tx = record.header.kind, record.header.tx
+            self._last = tx - 1 if kind == Kind.ROLLBACK else max(self._last, tx)
+            if kind == Kind.DROP:
+                self.dropped = dropped_of(file.body(record), repr(str(file.path)))
+            if kind not in {Kind.COMMIT, Kind.ROLLBACK}:
+                continue
+            if waiting is not None and kind == Kind.COMMIT:
+                yield waiting
+            waiting = None
+            if kind == Kind.COMMIT and tx > self._after:
+                waiting = Found(file.path, record, file.body(record))
+        if waiting is not None:
+            yield waiting
+        self._check_gaps()
+
+    def _records(self) -> Iterator[tuple[LogFile, Record]]:
+        """The good records of all files, with the open file."""
         chain: int | None = None
-        for number, (_, path) in enumerate(self._logs):
-            newest = number == len(self._logs) - 1
+        for number, (first, path) in enumerate(self._logs):
             file = LogFile(path, self._uuid, self._files)
             try:
                 if file.header is not None:
                     self.end = End(path, HEADER_BYTES, file.header.chain)
+                    if first > self._last + 1 and chain not in (None, file.header.chain):
+                        self._gaps.append(range(self._last + 1, first))
+                        chain = None
                 for item in file.records(chain):
                     if isinstance(item, Bad):
-                        self._stop(path, item, newest=newest)
+                        self._stop(path, item, newest=number == len(self._logs) - 1)
                         break
-                    chain = item.chain
-                    self.end = End(path, item.offset + item.header.span, chain)
-                    if item.header.kind == Kind.ROLLBACK:
-                        waiting = None
-                    elif item.header.kind == Kind.COMMIT:
-                        if waiting is not None:
-                            yield waiting
-                        waiting = None
-                        if item.header.tx > self._after:
-                            waiting = Found(path, item, file.body(item))
+                    self.end = End(path, item.offset + item.header.span, item.chain)
+                    yield file, item
                 chain = self.end.chain
             finally:
                 file.close()
-        if waiting is not None:
-            yield waiting
+
+    def _check_gaps(self) -> None:
+        missing = [gap for gap in self._gaps if not covers(self.dropped, gap)]
+        if missing:
+            raise CorruptLogError(
+                f"a log file between is missing: transactions {spelled(missing)} are not there, and "
+                "no record says that they were collected. `verify` names all damage."
+            )
 
     def _stop(self, path: Path, bad: Bad, *, newest: bool) -> None:
         if not (bad.torn and newest):
@@ -144,15 +175,21 @@ def transactions(
         )
 
 
-def outlines(root: Path, uuid: str, files: Files = FILES) -> Iterator[tuple[Fields, Place]]:
+def outlines(
+    root: Path, uuid: str, files: Files = FILES
+) -> tuple[list[tuple[Fields, Place]], list[range]]:
     """What every transaction in the log does, without its tensors, and where it is.
+
+    Also which transactions were collected.
 
     Raises:
         CorruptLogError, UnsupportedError.
     """
-    for found in Scan(root, uuid, 0, files):
-        ops, segment = outline_of(found.body, found.record, repr(str(found.path)))
-        yield ops, place_of(found.path, found.record, ops, segment)
+    scan, found = Scan(root, uuid, 0, files), []
+    for item in scan:
+        ops, segment = outline_of(item.body, item.record, repr(str(item.path)))
+        found.append((ops, place_of(item.path, item.record, ops, segment)))
+    return found, scan.dropped
 
 
 def cut_tail(tail: Tail, files: Files = FILES) -> Tail:

@@ -1,55 +1,122 @@
-"""Keeping the last few checkpoints."""
+"""What of a store's past stays: the rule, and what it means for the checkpoints and files there are."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from mmsb_torch.errors import CorruptStoreError, StoreError
-from mmsb_torch.runtime.store.catalog import CheckpointRef, list_checkpoints
-from mmsb_torch.runtime.store.files import FILES, Files, StrPath
-from mmsb_torch.runtime.store.identity import CHECKPOINTS, read_identity
-from mmsb_torch.runtime.store.staging import drop_folder, sweep
-from mmsb_torch.runtime.store.streams import open_file
-from mmsb_torch.runtime.store.tensorfile import check_size
-from mmsb_torch.runtime.store.verification import checked_manifest
+from mmsb_torch.errors import StoreError
+from mmsb_torch.runtime.store.spans import merged, without
 
 
-def retain(root: StrPath, keep: int, files: Files = FILES) -> list[CheckpointRef]:
-    """Remove all but the newest `keep` checkpoints, oldest first, and return what was removed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Which moments of the past stay. The present always does; `Retention()` keeps everything.
 
-    The caller holds the writer's lock. Killed at any moment, it leaves every checkpoint whole or
-    gone. The newest is never removed, and if its manifest or the sizes of its files are not right,
-    nothing is: an older one may be the last that can be read.
+    The newest `keep_last` checkpoints stay, and every moment since the oldest of them. Of what is
+    older, `every=k` keeps one checkpoint in each `k` transactions, and `tags` keep the moments whose
+    label matches a pattern, with what leads to them. `max_bytes` then removes the oldest of what is
+    left, tags and the newest checkpoint excepted, until the store is no larger.
+
+    Attributes:
+        keep_last: checkpoints, at least 1; None keeps them all.
+        every: transactions, at least 1.
+        tags: patterns as of a shell: `("release-*",)`.
+        max_bytes: of all files of the store; what checkpoints share counts once.
 
     Raises:
-        StoreError: `keep` is below 1, no store there, or the disk fails.
-        CorruptStoreError: the newest checkpoint is damaged; nothing was removed.
+        StoreError: a number below 1, or `every` or `tags` with nothing to make an exception from.
     """
-    root = Path(root)
-    if keep < 1:
-        raise StoreError(f"keep is {keep}: expected at least 1, the newest checkpoint stays.")
-    identity = read_identity(root, files)
-    refs = list_checkpoints(root, files)
-    if not refs:
-        return []
-    sweep(root / CHECKPOINTS, files)
-    refs = list_checkpoints(root, files)
-    doomed = refs[:-keep]
-    if doomed:
-        _check_newest(refs[-1], identity.uuid, files)
-    for ref in doomed:
-        drop_folder(ref.path, files)
-    return doomed
+
+    keep_last: int | None = None
+    every: int | None = None
+    tags: tuple[str, ...] = ()
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("keep_last", "every", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise StoreError(f"{name}={value!r}: expected an integer from 1, or None.")
+        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
+            raise StoreError(f"tags={self.tags!r}: expected patterns, like ('release-*',).")
+        object.__setattr__(self, "tags", tuple(self.tags))
+        if (self.every or self.tags) and self.keep_last is None and self.max_bytes is None:
+            raise StoreError(
+                "every= and tags= say what stays although it is old: say also what counts as old, "
+                "with keep_last= or max_bytes=."
+            )
+
+    def is_tagged(self, label: str | None) -> bool:
+        """Whether a moment of this label is to stay."""
+        return label is not None and any(fnmatch.fnmatchcase(label, tag) for tag in self.tags)
 
 
-def _check_newest(ref: CheckpointRef, store: str, files: Files) -> None:
-    """Check manifest and sizes: cheap, and enough to see a truncated or half-deleted folder."""
-    try:
-        manifest = checked_manifest(ref.path, files, store)
-        for record in manifest.files:
-            with open_file(ref.path / record.name, files) as source:
-                check_size(source, record)
-    except CorruptStoreError as error:
-        raise CorruptStoreError(
-            f"{error} It is in the newest checkpoint, so no older one was removed."
-        ) from error
+class Kept(NamedTuple):
+    """What stays: checkpoints, by transaction, and the transactions whose deltas are needed."""
+
+    checkpoints: frozenset[int]
+    deltas: tuple[range, ...]
+
+
+class Choice:
+    """The choices that a rule leaves, from all that it may keep down to the least.
+
+    Args:
+        rule: the rule.
+        checkpoints: their transactions, rising.
+        tagged: transactions of the moments that are tagged.
+        last: the newest transaction.
+    """
+
+    def __init__(
+        self, rule: Retention, checkpoints: Sequence[int], tagged: Iterable[int], last: int
+    ) -> None:
+        self._rule, self._checkpoints, self._last = rule, checkpoints, last
+        self._tagged = sorted(tagged)
+
+    def fit(self, nbytes: Callable[[Kept], int]) -> Kept:
+        """The most that may stay; `nbytes` tells how large the store would be with it."""
+        have, budget = self._checkpoints, self._rule.max_bytes
+        whole = self._rule.keep_last is None
+        first = 0 if whole else max(len(have) - (self._rule.keep_last or 1), 0)
+        spaced = self._spaced(have[:first])
+        start = 0 if whole or not have else have[first]
+        kept = self._kept(start, spaced)
+        while budget is not None and have and nbytes(kept) > budget:
+            if spaced:
+                spaced = spaced[1:]
+            elif start < have[-1]:
+                start = next(tx for tx in have if tx > start)
+            else:
+                break
+            kept = self._kept(start, spaced)
+        return kept
+
+    def _spaced(self, older: Sequence[int]) -> list[int]:
+        """One of the older checkpoints in each `every` transactions: the first."""
+        every = self._rule.every
+        if every is None:
+            return []
+        first: dict[int, int] = {}
+        for tx in older:
+            first.setdefault(tx // every, tx)
+        return list(first.values())
+
+    def _kept(self, start: int, spaced: list[int]) -> Kept:
+        have = self._checkpoints
+        checkpoints = {tx for tx in have if tx >= start} | set(spaced)
+        deltas = [range(start + 1, self._last + 1)]
+        for tx in self._tagged:
+            if tx < start:
+                base = max((item for item in have if item <= tx), default=0)
+                checkpoints |= {base} & set(have)
+                deltas.append(range(base + 1, tx + 1))
+        return Kept(frozenset(checkpoints), tuple(merged(deltas)))
+
+
+def doomed(files: Sequence[range], kept: Kept) -> list[range]:
+    """Those of the log's files (by the transactions in them) that nothing needs which stays."""
+    return [item for item in files if item and without([item], kept.deltas) == [item]]

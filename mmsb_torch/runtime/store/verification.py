@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mmsb_torch.errors import CorruptStoreError, MMSBError, StoreError
-from mmsb_torch.runtime.store.catalog import folder_tx
+from mmsb_torch.runtime.store.catalog import CheckpointRef, folder_tx
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath, explained
 from mmsb_torch.runtime.store.manifest import MANIFEST, Manifest, read_index, read_manifest
 from mmsb_torch.runtime.store.staging import is_folder
-from mmsb_torch.runtime.store.streams import FileRecord
-from mmsb_torch.runtime.store.tensorfile import check_tensors
+from mmsb_torch.runtime.store.streams import FileRecord, open_file
+from mmsb_torch.runtime.store.tensorfile import check_size, check_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,23 @@ def checked_manifest(folder: Path, files: Files, store: str | None = None) -> Ma
             f"{manifest.store}. Was the folder copied here?"
         )
     return manifest
+
+
+def check_newest(ref: CheckpointRef, store: str, files: Files) -> None:
+    """Check manifest and sizes: cheap, and enough to see a truncated or half-deleted folder.
+
+    Raises:
+        CorruptStoreError: older checkpoints had better stay.
+    """
+    try:
+        manifest = checked_manifest(ref.path, files, store)
+        for record in manifest.files:
+            with open_file(ref.path / record.name, files) as source:
+                check_size(source, record)
+    except CorruptStoreError as error:
+        raise CorruptStoreError(
+            f"{error} It is in the newest checkpoint, so no older one was removed."
+        ) from error
 
 
 def check_names(

@@ -59,6 +59,7 @@ def test_the_numbers_of_the_types_never_change():
         "WORLD_CHANGED": 7,
         "ERROR": 8,
         "DERIVED": 9,
+        "COLLECTED": 10,
     }
 
 
@@ -289,7 +290,8 @@ def test_errors_world_changes_and_checkpoints_are_told(tmp_path):
     assert events[3].fields["tx"] == 1
 
 
-KINDS = [kind for kind in EventType if kind is not EventType.CHECKPOINTED]
+ON_DISK = {EventType.CHECKPOINTED, EventType.COLLECTED}
+KINDS = [kind for kind in EventType if kind not in ON_DISK]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
