@@ -15,9 +15,9 @@ from mmsb_torch.runtime.store import (
     Store,
     transactions,
 )
-from mmsb_torch.runtime.store.durable import Checkpoint
 from mmsb_torch.runtime.store.logwriter import End
 from mmsb_torch.runtime.store.manifest import Manifest
+from mmsb_torch.runtime.store.pastlog import Checkpoint
 from mmsb_torch.types import EventType
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from mmsb_torch.runtime.store.checkpoint import (
     write_checkpoint,
 )
 from mmsb_torch.runtime.store.collection import Plan, remove, retain
-from mmsb_torch.runtime.store.durable import Checkpoint, DurableLog, Older, collected
+from mmsb_torch.runtime.store.durable import DurableLog
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath, exists, explained, sync_folder
 from mmsb_torch.runtime.store.identity import (
     IDENTITY,
@@ -47,6 +47,7 @@ from mmsb_torch.runtime.store.log import About
 from mmsb_torch.runtime.store.log_verification import verify_log
 from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
 from mmsb_torch.runtime.store.manifest import Manifest
+from mmsb_torch.runtime.store.pastlog import Checkpoint, Older, collected
 from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
 from mmsb_torch.runtime.store.staging import drop_folder
