@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
-from mmsb_torch.cli import export, history, inspection, tables
+from mmsb_torch.cli import compaction, export, history, inspection, tables
 from mmsb_torch.cli.program import DAMAGED, EXIT_CODES, Program, emit, leave
 from mmsb_torch.cli.progress import reading
 from mmsb_torch.memory import Memory
 from mmsb_torch.memory.opening import open_on
-from mmsb_torch.runtime.store import FILES, Store
+from mmsb_torch.runtime.store import FILES, Retention, Store
 from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.runtime.store.frame import Kind
 
@@ -34,8 +34,8 @@ _MOMENT = "MOMENT is a transaction's number, a label, label:NAME, or step:N."
 def mmsb() -> None:
     """Look into a store of mmsb_torch: what is in it, what it was, and whether it is whole.
 
-    Nothing here changes a store or takes its lock: a writer may be at it, and the disk may be
-    read-only.
+    Nothing here but `compact` changes a store or takes its lock: a writer may be at it, and the
+    disk may be read-only.
     """
 
 
@@ -126,6 +126,37 @@ def verify(path: Path, *, as_json: bool) -> None:
     emit(data, tables.damage, as_json=as_json)
     if not clean:
         leave(DAMAGED)
+
+
+@mmsb.command()
+@_store
+@click.option("--keep-last", type=click.IntRange(min=1), metavar="N",
+              help="Keep the newest N checkpoints, and all history since.")  # fmt: skip
+@click.option("--every", type=click.IntRange(min=1), metavar="K",
+              help="Of what is older, keep a checkpoint in each K transactions.")  # fmt: skip
+@click.option("--tag", "tags", multiple=True, metavar="PATTERN",
+              help="Keep moments whose label matches, like 'release-*'. May be repeated.")  # fmt: skip
+@click.option("--max-bytes", type=compaction.Size(), metavar="SIZE",
+              help="Then remove the oldest until the store has at most SIZE, like 10GB.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def compact(
+    path: Path,
+    *,
+    keep_last: int | None,
+    every: int | None,
+    tags: tuple[str, ...],
+    max_bytes: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Checkpoint the present, and remove what need not stay of the past.
+
+    The one command that changes a store: it is refused while a writer is at it. Without options the
+    whole past stays, and only what killed writers left is removed.
+    """
+    rule = Retention(keep_last=keep_last, every=every, tags=tags, max_bytes=max_bytes)
+    data = (compaction.preview if dry_run else compaction.compact)(path, rule)
+    emit(data, tables.compacted, as_json=as_json)
 
 
 @mmsb.command()

@@ -67,7 +67,7 @@ def info(store: Store, files: Files) -> dict[str, Any]:
             pages += len(ops.get("created", list))
     except (CorruptLogError, CorruptStoreError) as error:
         problems.append(str(error))
-    whole = bool(logs) and logs[0][0] <= 1  # else the history begins with the checkpoint
+    whole = bool(logs) and logs[0][0] <= 1  # else the history begins with a checkpoint
     return {
         "path": str(root),
         "uuid": store.identity.uuid,
@@ -78,7 +78,7 @@ def info(store: Store, files: Files) -> dict[str, Any]:
         "log_bytes": size_of(root / LOG),
         "payload_bytes": size_of(root / DELTAS),
         "pages": pages,
-        "first": min(1 if whole or not refs else refs[-1].tx, last),
+        "first": min(1 if whole or not refs else refs[0].tx, last),
         "last": last,
         "torn_tail": _torn(scan.tail),
         "problems": problems,

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
@@ -52,6 +53,22 @@ def reading(title: str, total: int | None = None) -> Iterator[Files]:
     if not sys.stderr.isatty():
         yield FILES
         return
+    with _bar(title, total) as (bar, task):
+        yield CountingFiles(lambda count: bar.advance(task, count))
+
+
+@contextlib.contextmanager
+def writing(title: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give what to call with (bytes written, bytes in all): it moves a bar, if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _bar(title, None) as (bar, task):
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -65,7 +82,7 @@ def reading(title: str, total: int | None = None) -> Iterator[Files]:
     timer.daemon = True
     timer.start()
     try:
-        yield CountingFiles(lambda count: bar.advance(task, count))
+        yield bar, task
     finally:
         timer.cancel()
         timer.join()  # else it could start what was just stopped

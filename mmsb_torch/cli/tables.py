@@ -208,3 +208,19 @@ def _span(transactions: list[int] | None) -> str | None:
         return None
     first, last = transactions
     return str(first) if first == last else f"{first} to {last}"
+
+
+def compacted(data: dict[str, Any]) -> RenderableType:
+    """What `mmsb compact` shows."""
+    will = "" if data["done"] else "would be "
+    spans = ", ".join(str(_span(span)) for span in data["transactions"])
+    facts = [
+        (f"checkpoint {will}written", data["checkpoint"] or "none, there is one of the present"),
+        (f"checkpoints {will}removed", ", ".join(map(str, data["checkpoints"])) or "none"),
+        (f"transactions {will}removed", spans or "none"),
+        (f"files {will}removed", len(data["files"])),
+        ("bytes", f"{sized(data['bytes'])} {will}freed, {sized(data['left'])} stay"),
+    ]
+    if data["over_budget"]:
+        facts.append(("budget", "too small for what must stay"))
+    return _facts(facts)

@@ -28,7 +28,6 @@ def collect(memory: Keeper, rule: Retention | None, *, dry_run: bool) -> Plan:
 def _collect(memory: Keeper, rule: Retention) -> Plan:
     store, router = memory._store, memory._router  # noqa: SLF001
     assert store is not None
-    router.check_writable()
     with router.committing:
         found = plan(memory, rule)
         if found.checkpoints:
@@ -44,15 +43,15 @@ def _collect(memory: Keeper, rule: Retention) -> Plan:
     return found
 
 
-def plan(memory: Keeper, rule: Retention, *, checkpointed: bool = False) -> Plan:
-    """What the rule means now; `checkpointed`: if there were a checkpoint of the present."""
+def plan(memory: Keeper, rule: Retention, *, checkpoint_bytes: int | None = None) -> Plan:
+    """What the rule means now, or would if there were a checkpoint of the present of that size."""
     store, log = memory._store, _log(memory)  # noqa: SLF001
     assert store is not None
     log.reach_back()
     places = [place for place in log.places() if isinstance(place, Place)]
     named = {place.segment.name for place in places if place.segment is not None}
     tagged = log.moments_named(rule.is_tagged)
-    survey = Survey(store.path, log.last, named, store.files, planned=checkpointed)
+    survey = Survey(store.path, log.last, named, store.files, planned=checkpoint_bytes)
     return survey.plan(rule, tagged, log.last)
 
 

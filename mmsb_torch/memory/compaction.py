@@ -2,8 +2,9 @@
 
 Measured here, replaying costs about as much as reading its bytes and 100 kB more for each commit. So a
 state of 100 MB is compacted after at most 1,000 commits, one of 100 GB after 100 GB of deltas or a
-million commits, and opening reads at most about twice the state. What a later whole write replaces is
-not replayed and does not count.
+million commits. What a whole write replaces is not replayed, and a whole write is no more to read than
+the state, so neither counts. Opening then reads a checkpoint, and at most as much again of rows and
+elements, and as much again of pages that were written whole.
 """
 
 from __future__ import annotations

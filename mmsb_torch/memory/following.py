@@ -12,6 +12,7 @@ from mmsb_torch.runtime.store.bodies import outline_of, place_of, read_transacti
 from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.runtime.store.frame import Kind
 from mmsb_torch.runtime.store.logwriter import End
+from mmsb_torch.runtime.store.pastlog import collected
 from mmsb_torch.runtime.store.recovery import Found
 from mmsb_torch.types import EventType
 
@@ -24,8 +25,8 @@ POLL_SECONDS = 0.02
 def follow(memory: Memory, end: End) -> threading.Event:
     """Keep a memory that was read up to `end` of the log up with its writer; set the event to end it.
 
-    What cannot be followed (damage, a transaction taken back, a store that was replaced) ends it:
-    every call on the memory then raises the error; open it again to go on from the newest state.
+    What cannot be followed (damage, what the collector has removed, a transaction taken back) ends
+    it: every call on the memory then raises the error; open it again to go on from the newest state.
     """
     store = memory._store  # noqa: SLF001 - one facade
     assert store is not None
@@ -65,7 +66,12 @@ def _apply(memory: Memory, found: Found) -> None:
                 "Open the memory again."
             )
         return
-    transaction = read_transaction(store.path, found.body, found.record, where)
+    try:
+        transaction = read_transaction(store.path, found.body, found.record, where)
+    except MMSBError as error:
+        if found.path.exists():
+            raise
+        raise collected(f"transaction {header.tx}", store.path) from error
     ops, segment = outline_of(found.body, found.record, where)
     router.replay(transaction, place_of(found.path, found.record, ops, segment))
     if router.events.listening:

@@ -65,7 +65,10 @@ class Keeper:
         """
         from mmsb_torch.memory import collecting  # noqa: PLC0415 - as above
 
-        self._router.check_open()
+        if dry_run:
+            self._router.check_open()
+        else:
+            self._router.check_writable()
         return collecting.collect(self, retention, dry_run=dry_run)
 
     def sync(self) -> None:

@@ -96,8 +96,8 @@ def load(memory: Memory, durability: Durability) -> End:
     names = {entry.info.id: entry.info.name for entry in router.table}
     log, scan = store.open_log(names, base, lambda: _bases(store, after))
     router.log = log
-    for transaction, kept in transactions(store.path, scan, after):
-        router.replay(transaction, kept)
+    for step in transactions(store.path, scan, after, store.files):
+        router.replay(step.transaction, step.place, step.superseded)
     memory._checkpointed = (after, *_progress(memory)[1:])  # noqa: SLF001
     if store.writable:
         memory.tail = store.begin_writing(log, scan, durability)

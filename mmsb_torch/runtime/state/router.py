@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from torch import Tensor
@@ -133,8 +134,12 @@ class Router:
                 raise
         return entry
 
-    def replay(self, record: Transaction, kept: object) -> None:
+    def replay(
+        self, record: Transaction, kept: object, superseded: AbstractSet[int] = frozenset()
+    ) -> None:
         """Apply a transaction that the log holds already; `kept` is what the log keeps of it.
+
+        Pages in `superseded` only take the epoch: a later transaction writes them whole.
 
         Raises:
             CorruptLogError: it does not fit the pages.
@@ -146,15 +151,12 @@ class Router:
                 self.table.add(Entry(info))
             for delta in record.deltas:
                 entry = self.table.find(delta.page_id)
-                spec, first = entry.info.spec, delta.base_epoch == -1
-                if (
-                    spec is None
-                    or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype)
-                    or (first and (entry.tensor is not None or delta.region.form is not Form.ALL))
-                    or (not first and (entry.tensor is None or delta.base_epoch != entry.epoch))
-                ):
+                hollow = delta.page_id in superseded
+                if not _fits(entry, delta, hollow=hollow):
                     raise _misfit(record, f"{delta!r} does not fit page {entry.info.name!r}")
-                if first:
+                if hollow:
+                    entry.tx, entry.epoch = record.tx, delta.base_epoch + 1
+                elif delta.base_epoch == -1:
                     entry.put(delta.values.detach(), shared=False)
                     entry.tx = record.tx
                 else:
@@ -370,6 +372,17 @@ class Router:
                     "source": delta.source,
                 },
             )
+
+
+def _fits(entry: Entry, delta: Delta, *, hollow: bool) -> bool:
+    """Whether a delta of the log follows from what its page is."""
+    spec = entry.info.spec
+    if spec is None or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype):
+        return False
+    whole = hollow or delta.region.form is Form.ALL
+    if delta.base_epoch == -1:
+        return entry.tx == 0 and entry.tensor is None and whole
+    return delta.base_epoch == entry.epoch and (whole or entry.tensor is not None)
 
 
 def _misfit(record: Transaction, what: str) -> CorruptLogError:

@@ -21,7 +21,6 @@ from mmsb_torch.runtime.store.files import (
     FILES,
     Files,
     StrPath,
-    exists,
     explained,
     sync_folder,
 )
@@ -94,7 +93,7 @@ class Survey:
         root: the store.
         last: its newest transaction. A checkpoint of it that is not written yet may be counted in.
         named: names of the payload files that records name.
-        planned: whether to plan as if there were a checkpoint of `last`.
+        planned: plan as if there were a checkpoint of `last`, of so many bytes.
         files: the disk.
 
     Raises:
@@ -108,16 +107,18 @@ class Survey:
         named: Iterable[str],
         files: Files = FILES,
         *,
-        planned: bool = False,
+        planned: int | None = None,
     ) -> None:
-        self._files = files
+        self._planned = planned or 0
         self._refs = list_checkpoints(root, files)
-        self.checkpoints = sorted({ref.tx for ref in self._refs} | ({last} if planned else set()))
+        self.checkpoints = sorted(
+            {ref.tx for ref in self._refs} | set([] if planned is None else [last])
+        )
         logs = list_logs(root, files)
         firsts = [first for first, _ in logs]
         self._logs = [
             (range(first, end), path)
-            for (first, path), end in zip(logs, [*firsts[1:], last + 1], strict=True)
+            for (first, path), end in zip(logs, [*firsts[1:], last + 1], strict=bool(logs))
         ]
         self._all = list(_walk(root, files))
         named = set(named)
@@ -139,9 +140,8 @@ class Survey:
 
     def _newest_ns(self) -> int:
         """When the newest checkpoint was made; what was torn before is of no use any more."""
-        if not self._refs or not exists(self._refs[-1].path / MANIFEST, self._files):
-            return 0
-        return self._files.lstat(self._refs[-1].path / MANIFEST).st_mtime_ns
+        newest = self._refs[-1].path / MANIFEST if self._refs else None
+        return next((file.mtime_ns for file in self._all if file.path == newest), 0)
 
     def plan(self, rule: Retention, tagged: Iterable[int], last: int) -> Plan:
         """What the rule leaves, and what goes."""
@@ -164,8 +164,8 @@ class Survey:
             for file in self._all
             if file.path not in paths and file.path.parent not in folders
         }
-        left = sum(after.values())
-        freed = sum(before.values()) - left
+        freed = sum(before.values()) - sum(after.values())
+        left = sum(after.values()) + self._planned
         return Plan(refs, tuple(merged(gone)), logs, payloads, leftovers, freed, left, budget)
 
 
@@ -174,13 +174,16 @@ def _walk(folder: Path, files: Files) -> Iterable[_File]:
         names = files.listdir(folder)
     for name in sorted(names):
         path = folder / name
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = files.lstat(path)
-            if stat.S_ISDIR(status.st_mode):
-                yield from _walk(path, files)
-            elif stat.S_ISREG(status.st_mode):
-                inode = (status.st_dev, status.st_ino)
-                yield _File(path, inode, status.st_size, status.st_mtime_ns)
+        with explained("look at", path):
+            try:
+                status = files.lstat(path)
+            except FileNotFoundError:
+                continue
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(path, files)
+        elif stat.S_ISREG(status.st_mode):
+            inode = (status.st_dev, status.st_ino)
+            yield _File(path, inode, status.st_size, status.st_mtime_ns)
 
 
 def remove(root: Path, plan: Plan, files: Files = FILES) -> None:

@@ -58,7 +58,7 @@ class DurableLog(PastLog):
         self._cache: OrderedDict[int, Transaction] = OrderedDict()
         self._behind = Background(self._write_behind)
         self.pending_bytes = 0
-        """What a replay after the newest checkpoint reads: what is replaced later does not count."""
+        """Of deltas since the newest checkpoint, or since a page was written whole after it."""
         self.pending_commits = 0
         self._pending: dict[int, int] = {}
         self._written: dict[int, Place] = {}
@@ -130,7 +130,7 @@ class DurableLog(PastLog):
         self.pending_commits += 1
         for delta in transaction.deltas:
             page, before = delta.page_id, self._pending.get(delta.page_id, 0)
-            after = delta.nbytes + (0 if delta.region.form is Form.ALL else before)
+            after = 0 if delta.region.form is Form.ALL else before + delta.nbytes
             self._pending[page] = after
             self.pending_bytes += after - before
 

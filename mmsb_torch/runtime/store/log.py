@@ -209,7 +209,8 @@ class Log:
         """Let go of files; harmless when repeated."""
 
     def _named(self, names: dict[Any, int], name: Any, kind: str) -> int:
-        if name not in names:
-            known = ", ".join(repr(known) for known in list(names)[-5:]) or "none"
+        if name not in names or not self._holds(names[name]):
+            there = [name for name, tx in names.items() if self._holds(tx)]
+            known = ", ".join(map(repr, there[-5:])) or "none"
             raise HistoryError(f"no transaction has {kind} {name!r}; known {kind}s: {known}")
         return names[name]

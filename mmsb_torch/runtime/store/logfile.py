@@ -6,6 +6,7 @@ writer was killed while it wrote), *damage* if something does.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -103,7 +104,7 @@ class LogFile:
             self.nbytes = status.st_size
             self.header = self._header(uuid)
         except BaseException:
-            files.close(self._fd)
+            self.close()
             raise
 
     def _header(self, uuid: str) -> FileHeader | None:
@@ -233,4 +234,5 @@ class LogFile:
 
     def close(self) -> None:
         """Close the file; what was read stays valid."""
-        self._files.close(self._fd)
+        with contextlib.suppress(OSError):  # nothing was written through it
+            self._files.close(self._fd)

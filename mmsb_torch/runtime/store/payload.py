@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -125,7 +125,20 @@ def transaction_of(
         UnsupportedError: a dtype or version that this package or this torch does not know.
     """
     ops = outline_of_text(metadata.get(OPS_KEY, "null"), where)
-    deltas = tuple([_delta(fields, tensors) for fields in _each(ops, "deltas", where)])
+    return _transaction(ops, where, lambda fields: _delta(fields, tensors))
+
+
+def hollow_of(ops: Fields, where: str) -> Transaction:
+    """The transaction that an outline tells of, without its values: its deltas change nothing.
+
+    Raises:
+        as `transaction_of`.
+    """
+    return _transaction(ops, where, _hollow_delta)
+
+
+def _transaction(ops: Fields, where: str, delta_of: Callable[[Fields], Delta]) -> Transaction:
+    deltas = tuple([delta_of(fields) for fields in _each(ops, "deltas", where)])
     if len({delta.page_id for delta in deltas}) != len(deltas):
         raise ops.damage("a page has two deltas")
     created = tuple([_page(fields) for fields in _each(ops, "created", where)])
@@ -165,27 +178,40 @@ def touched_by(ops: Fields) -> list[tuple[int, int]]:
     return [(fields.count("page"), fields.get("base", int)) for fields in found]
 
 
+def written_whole(ops: Fields) -> frozenset[int]:
+    """The pages whose whole value a transaction gives."""
+    found = _each(ops, "deltas", "the log")
+    whole = (item.count("page") for item in found if item.get("form", str) == Form.ALL.value)
+    return frozenset(whole)
+
+
 def _each(ops: Fields, name: str, where: str) -> Iterator[Fields]:
     for number, item in enumerate(ops.get(name, list)):
         yield Fields(item, f"{where}: {OPS_KEY}: {name}[{number}]")
 
 
 def _page(fields: Fields) -> PageInfo:
-    dtype, shape = dtype_named(fields.get("dtype", str)), _shape(fields)
-    if dtype is None:
-        raise fields.damage(f"this torch has no dtype {fields.get('dtype', str)!r:.40}")
-    spec = Spec(dtype, shape, torch.device("cpu"))
+    spec = Spec(_dtype(fields), _shape(fields), torch.device("cpu"))
     about = MappingProxyType(fields.get("metadata", dict))
     return PageInfo(
         fields.count("id"), fields.get("name", str), spec, False, about, fields.count("created_ns")
     )
 
 
-def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
-    region = _region(fields, _shape(fields), tensors)
+def _hollow_delta(fields: Fields) -> Delta:
+    values = zeros((0,), _dtype(fields), torch.device("cpu"))
+    return _delta_with(fields, Region.none(_shape(fields)), values)
+
+
+def _dtype(fields: Fields) -> torch.dtype:
     dtype = dtype_named(fields.get("dtype", str))
     if dtype is None:
         raise fields.damage(f"this torch has no dtype {fields.get('dtype', str)!r:.40}")
+    return dtype
+
+
+def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
+    region, dtype = _region(fields, _shape(fields), tensors), _dtype(fields)
     if region.form is Form.NONE:
         values = zeros((0,), dtype, torch.device("cpu"))
     else:
@@ -202,6 +228,10 @@ def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
             f"expected values {fields.get('dtype', str)}{list(expected)}, found "
             f"{values.dtype}{list(values.shape)}"
         )
+    return _delta_with(fields, region, values)
+
+
+def _delta_with(fields: Fields, region: Region, values: Tensor) -> Delta:
     base = fields.get("base", int)
     return Delta(
         fields.count("delta"),

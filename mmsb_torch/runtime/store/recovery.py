@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmsb_torch.errors import CorruptLogError
+from mmsb_torch.runtime.store import payload
 from mmsb_torch.runtime.store.bodies import (
     Place,
     dropped_of,
@@ -30,6 +31,9 @@ from mmsb_torch.runtime.store.sealed import Fields
 from mmsb_torch.runtime.store.spans import covers, spelled
 from mmsb_torch.runtime.store.streams import create_file
 from mmsb_torch.types import Transaction
+
+_HELD_BYTES = 64 << 20
+"""Of record bodies, between the two looks at them."""
 
 
 class Found(NamedTuple):
@@ -67,7 +71,7 @@ class Scan:
     """
 
     def __init__(self, root: Path, uuid: str, after: int, files: Files = FILES) -> None:
-        self._uuid, self._after, self._files = uuid, after, files
+        self.uuid, self._after, self._files = uuid, after, files
         self._logs = _needed(list_logs(root, files), after, uuid, files)
         self.end = End(None, 0, 0)
         self.tail: Tail | None = None
@@ -100,7 +104,7 @@ class Scan:
         """The good records of all files, with the open file."""
         chain: int | None = None
         for number, (first, path) in enumerate(self._logs):
-            file = LogFile(path, self._uuid, self._files)
+            file = LogFile(path, self.uuid, self._files)
             try:
                 if file.header is not None:
                     self.end = End(path, HEADER_BYTES, file.header.chain)
@@ -153,26 +157,73 @@ def _has_header(path: Path, uuid: str, files: Files) -> bool:
         file.close()
 
 
-def transactions(
-    root: Path, scan: Scan, after: int, files: Files = FILES
-) -> Iterator[tuple[Transaction, Place]]:
-    """The transactions after `after` that a scan finds, without gaps, and where each is.
+class Replayed(NamedTuple):
+    """A transaction to replay, where it is, and the pages that a later one writes whole."""
+
+    transaction: Transaction
+    place: Place
+    superseded: frozenset[int]
+
+
+def transactions(root: Path, scan: Scan, after: int, files: Files = FILES) -> Iterator[Replayed]:
+    """The transactions after `after` that a scan finds, without gaps.
+
+    What a later transaction replaces as a whole is not read: such a delta is hollow.
 
     Raises:
         CorruptLogError, UnsupportedError.
     """
+    steps, held = list[_Step](), 0
     for number, found in enumerate(scan, start=after + 1):
-        where = repr(str(found.path))
-        if found.record.header.tx != number:
+        where, record = repr(str(found.path)), found.record
+        if record.header.tx != number:
             raise CorruptLogError(
-                f"{where}: transaction {found.record.header.tx} at byte {found.record.offset}, "
-                f"expected {number}: a log file between is missing."
+                f"{where}: transaction {record.header.tx} at byte {record.offset}, expected "
+                f"{number}: a log file between is missing."
             )
-        transaction = read_transaction(root, found.body, found.record, where, files)
-        yield (
-            transaction,
-            place_of(found.path, found.record, *outline_of(found.body, found.record, where)),
-        )
+        ops, segment = outline_of(found.body, record, where)
+        held += len(found.body)
+        body = found.body if held <= _HELD_BYTES else None
+        touched = frozenset(page for page, _ in payload.touched_by(ops))
+        place = place_of(found.path, record, ops, segment)
+        steps.append(_Step(place, touched, payload.written_whole(ops), body))
+    for step, superseded in zip(steps, _superseded(steps), strict=True):
+        yield Replayed(_read(root, step, superseded, scan.uuid, files), step.place, superseded)
+
+
+class _Step(NamedTuple):
+    place: Place
+    touched: frozenset[int]
+    whole: frozenset[int]
+    """Of those, the pages that are written whole."""
+    body: bytes | None
+    """Of its record; None if it is to be read again: a long log is not held in memory."""
+
+
+def _superseded(steps: list[_Step]) -> list[frozenset[int]]:
+    """Of each transaction, the pages that a later one writes whole."""
+    later: set[int] = set()
+    found = []
+    for step in reversed(steps):
+        found.append(step.touched & later)
+        later |= step.whole
+    return found[::-1]
+
+
+def _read(
+    root: Path, step: _Step, superseded: frozenset[int], uuid: str, files: Files
+) -> Transaction:
+    path, record, body = step.place.path, step.place.record, step.body
+    where = repr(str(path))
+    if body is None:
+        file = LogFile(path, uuid, files)
+        try:
+            body = file.body(record)
+        finally:
+            file.close()
+    if step.touched <= superseded:
+        return payload.hollow_of(outline_of(body, record, where)[0], where)
+    return read_transaction(root, body, record, where, files)
 
 
 def outlines(

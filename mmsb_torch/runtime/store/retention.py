@@ -15,8 +15,8 @@ from mmsb_torch.runtime.store.spans import merged, without
 class Retention:
     """Which moments of the past stay. The present always does; `Retention()` keeps everything.
 
-    The newest `keep_last` checkpoints stay, and every moment since the oldest of them. Of what is
-    older, `every=k` keeps one checkpoint in each `k` transactions, and `tags` keep the moments whose
+    The newest `keep_last` checkpoints stay, and every moment since the oldest of them (while there are
+    fewer, all does). Of what is older, `every=k` keeps one checkpoint in each `k` transactions, and `tags` keep the moments whose
     label matches a pattern, with what leads to them. `max_bytes` then removes the oldest of what is
     left, tags and the newest checkpoint excepted, until the store is no larger.
 
@@ -80,10 +80,10 @@ class Choice:
     def fit(self, nbytes: Callable[[Kept], int]) -> Kept:
         """The most that may stay; `nbytes` tells how large the store would be with it."""
         have, budget = self._checkpoints, self._rule.max_bytes
-        whole = self._rule.keep_last is None
-        first = 0 if whole else max(len(have) - (self._rule.keep_last or 1), 0)
-        spaced = self._spaced(have[:first])
-        start = 0 if whole or not have else have[first]
+        keep = self._rule.keep_last
+        first = -1 if keep is None else len(have) - keep
+        start = have[first] if first >= 0 else 0
+        spaced = self._spaced([tx for tx in have if tx < start])
         kept = self._kept(start, spaced)
         while budget is not None and have and nbytes(kept) > budget:
             if spaced:
