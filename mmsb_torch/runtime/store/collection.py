@@ -109,7 +109,7 @@ class Survey:
         *,
         planned: int | None = None,
     ) -> None:
-        self._planned = planned or 0
+        self._planned = planned
         self._refs = list_checkpoints(root, files)
         self.checkpoints = sorted(
             {ref.tx for ref in self._refs} | set([] if planned is None else [last])
@@ -150,7 +150,8 @@ class Survey:
 
     def _plan(self, kept: Kept, budget: int | None = None) -> Plan:
         refs = tuple(ref for ref in self._refs if ref.tx not in kept.checkpoints)
-        older = self._logs[:-1]  # the last one is being written
+        # the last one is being written; a checkpoint would begin another
+        older = self._logs if self._planned is not None else self._logs[:-1]
         gone = doomed([span for span, _ in older], kept)
         logs = tuple(path for span, path in older if span in gone)
         payloads = tuple(
@@ -165,7 +166,7 @@ class Survey:
             if file.path not in paths and file.path.parent not in folders
         }
         freed = sum(before.values()) - sum(after.values())
-        left = sum(after.values()) + self._planned
+        left = sum(after.values()) + (self._planned or 0)
         return Plan(refs, tuple(merged(gone)), logs, payloads, leftovers, freed, left, budget)
 
 
