@@ -32,7 +32,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(run, copy):
         "bytes",
     ]
     assert "5, 7" in done.out
-    assert "1 to 7" in done.out
+    assert "1 to 9" in done.out
     planned = run("compact", copy, "--keep-last", 1, "--dry-run", "--json").json
     real = run("compact", copy, "--keep-last", 1, "--json").json
     assert (planned.pop("done"), real.pop("done")) == (False, True)
