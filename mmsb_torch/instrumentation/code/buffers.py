@@ -7,31 +7,22 @@ They are compared by content at each check. Version counters are not enough: fus
 from __future__ import annotations
 
 import array
-import ctypes
 import functools
 import random
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
+
+from mmsb_torch.instrumentation.identity import LEDGER
 
 from .encoding import atom, digest, frame, framed, text
 from .values import items_of
 from .walk import Label, Walk
 
 _PLAIN_TENSORS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
-_CHUNK = 1 << 20
-_LOCAL = threading.local()
-# Asking for the address counts as a write to a copy-on-write tensor, and end its watch for writes.
-_is_copy_on_write: Callable[[Tensor], bool] = getattr(
-    torch._C,  # noqa: SLF001 - nothing public tells; without it the tensor is read directly
-    "_is_cow_tensor",
-    lambda _: False,
-)
 
 
 def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
@@ -93,7 +84,7 @@ def _gradient(tensor: Tensor, _default: object) -> object:
 
 def _read_tensor(tensor: Tensor) -> Hashable:
     return (
-        b"" if tensor.is_meta else _tensor_digest(tensor),
+        b"" if tensor.is_meta else LEDGER.digest(tensor),
         tensor.dtype,
         tensor.shape,
         tensor.stride(),
@@ -102,35 +93,6 @@ def _read_tensor(tensor: Tensor) -> Hashable:
         tensor.is_conj(),
         tensor.is_neg(),
     )
-
-
-def _tensor_digest(tensor: Tensor) -> bytes:
-    """The digest of the elements as they are stored, conjugation and sign not applied."""
-    if not tensor.is_cpu or not tensor.is_contiguous():
-        tensor = tensor.detach().cpu().contiguous()
-    if _is_copy_on_write(tensor):
-        if not (tensor.is_conj() or tensor.is_neg()):
-            return _copied_digest(tensor.detach().view(-1).view(torch.uint8))
-        tensor = tensor.detach().clone()
-    size = tensor.nbytes
-    if tensor.untyped_storage().nbytes() < size + tensor.storage_offset() * tensor.itemsize:
-        raise ValueError("the tensor's memory was freed")
-    # Not by way of numpy: asking for an array forbids resizing the tensor, for good.
-    return digest((ctypes.c_char * size).from_address(tensor.data_ptr())) if size else b""
-
-
-def _copied_digest(flat: Tensor) -> bytes:
-    """The digest by way of a buffer that stays in cache, filled without touching the source."""
-    buffer = getattr(_LOCAL, "buffer", None)
-    if buffer is None:
-        buffer = _LOCAL.buffer = torch.empty(_CHUNK, dtype=torch.uint8)
-    view: Any = buffer.numpy()
-    state = xxhash.xxh3_128()
-    for start in range(0, flat.numel(), _CHUNK):
-        chunk = flat[start : start + _CHUNK]
-        buffer[: chunk.numel()].copy_(chunk)
-        state.update(view[: chunk.numel()])
-    return state.digest()
 
 
 def _read_array(value: np.ndarray[Any, Any]) -> Hashable:
@@ -157,7 +119,7 @@ def _read_bytes(value: bytearray | array.array[Any]) -> Hashable:
 
 
 def _torch_state(value: torch.Generator) -> Hashable:
-    return _tensor_digest(value.get_state()), value.device
+    return LEDGER.digest(value.get_state()), value.device
 
 
 def _numpy_state(value: Any) -> Hashable:

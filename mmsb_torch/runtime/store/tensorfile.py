@@ -98,6 +98,7 @@ def write_tensors(
     files: Files = FILES,
     *,
     advance: Callable[[int], None] | None = None,
+    sync: bool = True,
 ) -> FileRecord:
     """Write a new safetensors file, fsync it, and return its record.
 
@@ -110,13 +111,14 @@ def write_tensors(
         metadata: texts for the file's `__metadata__`; the key "mmsb.dtypes" is taken.
         files: the disk.
         advance: called on this thread with the number of tensor bytes just written.
+        sync: whether to fsync it.
 
     Raises:
         SerializationError: a bad name or metadata.
         UnsupportedError: a tensor that is not dense, or too many for one file.
         StoreError: the file exists or the disk fails; no file is left.
     """
-    with new_file(Path(path), files) as sink:
+    with new_file(Path(path), files, sync=sync) as sink:
         for part in encode_tensors(tensors, metadata):
             for start in range(0, len(part), _PROGRESS_BYTES):
                 piece = part[start : start + _PROGRESS_BYTES]

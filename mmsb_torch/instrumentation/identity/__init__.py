@@ -1,0 +1,11 @@
+"""Which bits a tensor holds, without reading them again when nobody can have written.
+
+- `barrier`: the copy-on-write flag as a watch for writes; probed, and the only module that names
+  torch's private calls for it
+- `ledger`: the one owner of the flags; digests of tensors' bytes
+"""
+
+from .barrier import capability
+from .ledger import LEDGER, Ledger
+
+__all__ = ["LEDGER", "Ledger", "capability"]

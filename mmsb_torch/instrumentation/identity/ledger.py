@@ -1,0 +1,143 @@
+"""The ledger: digests of tensors' bytes, kept as long as nobody can have written to the memory.
+
+One owner for all flags of the process: a second one would arm again what the first had seen written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from mmsb_torch.device import held_elsewhere
+
+from . import barrier
+
+LEAST_BYTES = 1 << 14
+"""Smaller tensors are read each time: that takes about as long as asking whether they changed."""
+_CHUNK = 1 << 20
+_LOCAL = threading.local()
+_View = Hashable
+
+
+class _Record:
+    """What is known of one storage since its flag was set."""
+
+    __slots__ = ("digests", "storage")
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.storage = StorageWeakRef(storage)  # its address is not given away while this lives
+        self.digests: dict[_View, bytes] = {}
+
+
+class Ledger:
+    """Digests of the bytes of dense tensors.
+
+    Thread safety: any thread may ask. Evidence is gathered and used in the main thread only, and
+    only while no other thread is known that could touch tensors: elsewhere every byte is read. (The
+    flag is not safe against writers in other threads: setting it while somebody writes can crash.)
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[int, _Record] = {}
+        self._guard = threading.Lock()
+        self.read = 0
+        """Bytes that were read so far."""
+
+    def digest(self, tensor: Tensor, *, watch: bool = False) -> bytes:
+        """xxh3-128 of the elements in C order, conjugation and sign not applied.
+
+        Args:
+            tensor: dense, of any device; read, never written.
+            watch: whether to set the flag, so that the next time need not read the bytes.
+        """
+        if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or not barrier.is_alone():
+            return self._read(tensor)
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001 - as StorageWeakRef does
+        del storage
+        record = self._records.get(key)
+        if record is not None and (record.storage.expired() or not barrier.is_armed(tensor)):
+            with self._guard:
+                self._records.pop(key, None)
+            record = None
+        if record is None and watch:
+            record = self._watch(tensor, key)
+        if record is None:
+            return self._read(tensor)
+        view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
+        found = record.digests.get(view)
+        if found is None:
+            found = self._read(tensor)
+            if barrier.is_armed(tensor):
+                record.digests[view] = found
+        return found
+
+    def _watch(self, tensor: Tensor, key: int) -> _Record | None:
+        """Set the flag, if nobody holds another way to the memory that the flag would not see."""
+        if barrier.capability() is not None or held_elsewhere(tensor) or tensor.is_shared():
+            return None
+        if torch.cuda.is_initialized() and tensor.is_pinned():
+            return None  # copies from the device may be on their way into it
+        if not barrier.arm(tensor):
+            return None
+        record = _Record(tensor.untyped_storage())
+        with self._guard:
+            self._records[key] = record
+            if len(self._records) % 1024 == 0:
+                self._sweep()
+        return record
+
+    def _sweep(self) -> None:
+        gone = [key for key, record in self._records.items() if record.storage.expired()]
+        for key in gone:
+            del self._records[key]
+
+    def _read(self, tensor: Tensor) -> bytes:
+        self.read += tensor.nbytes
+        return read_digest(tensor)
+
+
+def read_digest(tensor: Tensor) -> bytes:
+    """The digest of the elements as they are stored, read now.
+
+    Raises:
+        ValueError: the tensor's memory was freed.
+    """
+    if not tensor.is_cpu or not tensor.is_contiguous():
+        tensor = tensor.detach().cpu().contiguous()
+    if barrier.is_armed(tensor):  # asking for the address would clear the flag
+        if not (tensor.is_conj() or tensor.is_neg()):
+            return _copied_digest(tensor.detach().view(-1).view(torch.uint8))
+        tensor = tensor.detach().clone()
+    size = tensor.nbytes
+    if tensor.untyped_storage().nbytes() < size + tensor.storage_offset() * tensor.itemsize:
+        raise ValueError("the tensor's memory was freed")
+    if not size:
+        return b""
+    # Not by way of numpy: asking for an array forbids resizing the tensor, for good.
+    return xxhash.xxh3_128_digest((ctypes.c_char * size).from_address(tensor.data_ptr()))
+
+
+def _copied_digest(flat: Tensor) -> bytes:
+    """The digest by way of a buffer that stays in cache, filled without touching the source."""
+    buffer = getattr(_LOCAL, "buffer", None)
+    if buffer is None:
+        buffer = _LOCAL.buffer = torch.empty(_CHUNK, dtype=torch.uint8, device="cpu")
+    view: Any = buffer.numpy()
+    state = xxhash.xxh3_128()
+    for start in range(0, flat.numel(), _CHUNK):
+        chunk = flat[start : start + _CHUNK]
+        buffer[: chunk.numel()].copy_(chunk)
+        state.update(view[: chunk.numel()])
+    return state.digest()
+
+
+LEDGER = Ledger()
+"""The process's."""
