@@ -27,6 +27,7 @@ from mmsb_torch.errors import (
     HistoryError,
     InternalError,
     InvalidDeltaError,
+    InvalidMemoError,
     InvalidPageError,
     InvalidRecipeError,
     MMSBError,
@@ -42,6 +43,7 @@ from mmsb_torch.errors import (
     TransactionError,
     UnsupportedError,
     UnsupportedLocationError,
+    WrongHitError,
 )
 from mmsb_torch.graph import Why, register_recomputation
 from mmsb_torch.memory import (
@@ -95,6 +97,7 @@ __all__ = [
     "HistoryError",
     "InternalError",
     "InvalidDeltaError",
+    "InvalidMemoError",
     "InvalidPageError",
     "InvalidRecipeError",
     "MMSBError",
@@ -121,6 +124,7 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedLocationError",
     "Why",
+    "WrongHitError",
     "compress_delta",
     "compress_page",
     "deserialize_delta",

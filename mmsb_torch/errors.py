@@ -88,6 +88,14 @@ class RecipeNotLoadedError(MMSBError, LookupError):
     """A stale derived page was read, and its recipe has not been declared in this process."""
 
 
+class InvalidMemoError(MMSBError, TypeError):
+    """This callable cannot be memoised like that."""
+
+
+class WrongHitError(MMSBError, AssertionError):
+    """A memoised result, run again, came out different: something it depends on was not seen."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

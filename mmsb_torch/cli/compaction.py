@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mmsb_torch.cli.progress import reading, writing
+from mmsb_torch.errors import UnsupportedError
 from mmsb_torch.memory import Memory
 from mmsb_torch.memory.collecting import plan
 from mmsb_torch.memory.opening import open_on
+from mmsb_torch.memory.sizes import parse_bytes
 from mmsb_torch.runtime.store import FILES, Plan, Retention, Store, list_checkpoints
-
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)(i?)B?")
 
 
 class Size(click.ParamType[int]):
@@ -24,13 +23,10 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number."""
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(
-                f"{value!r}: expected a number of bytes, like 500000, 10GB or 1.5GiB", param, ctx
-            )
-        base = 1024 if match[3] else 1000
-        return int(float(match[1]) * base ** " kMGT".index(match[2] or " "))
+        try:
+            return parse_bytes(value)
+        except UnsupportedError as error:
+            self.fail(str(error), param, ctx)
 
 
 def preview(path: Path, rule: Retention) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
+from mmsb_torch.graph.memo.memo import SHELF_BYTES, Memo
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.handles import Handles
@@ -38,12 +39,15 @@ class Memory(Keeper):
         *,
         device: torch.device | None = None,
         read_only: bool = False,
+        budget: int = SHELF_BYTES,
     ) -> None:
         super().__init__(store)
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
         self._device = device
         self._handles = Handles(self, self._router)
+        self.memo = Memo(None, budget, self._router.check_open)
+        """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
 
     # pages
 

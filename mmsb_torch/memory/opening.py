@@ -9,12 +9,15 @@ import torch
 
 from mmsb_torch.device import PageLocation, resolve_device
 from mmsb_torch.errors import CorruptLogError, InternalError, StoreError, UnsupportedError
+from mmsb_torch.graph.memo.memo import SHELF_BYTES
 from mmsb_torch.memory import deriving
 from mmsb_torch.memory.memory import Memory
+from mmsb_torch.memory.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from mmsb_torch.runtime.store import Durability, Files, Retention, Store
     from mmsb_torch.runtime.store.logwriter import End
+    from mmsb_torch.runtime.store.objects import Objects
 
 _ATTEMPTS = 3
 
@@ -27,6 +30,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     durability: Durability = "process",
     retention: Retention | None = None,
     compaction: bool = True,
+    budget: int | str | None = None,
 ) -> Memory:
     """Open a memory.
 
@@ -35,42 +39,56 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             the memory lives in RAM only. With one, every change is in the log before it returns.
         mode: "w" reads and writes (one writer at a time); "r" only reads, without a lock, and
             computes stale derived pages in RAM; "follow" also takes over what a writer commits
-            meanwhile, in order, within a tenth of a second (`subscribe` tells of it).
+            meanwhile, in order, within a tenth of a second (`subscribe` tells of it); "memo" reads,
+            and adds memoised results, which any number of processes may do beside the writer.
         durability: what a change waits for. "process": written, so that it survives `kill -9`, and
             on the disk within a second; "full": on the disk, so that it survives a power cut;
             "none": the system writes when it likes.
         retention: what of the past stays; applied after every checkpoint. All of it if left out.
         compaction: write a checkpoint by itself, behind the caller, when the log has grown so long
             that opening would take twice as long as it must.
+        budget: bytes that memoised results may take on disk, or without a path in memory: a number,
+            or "8 GiB". Any number on disk and 1 GiB in memory if left out.
         device: where new pages live unless told otherwise; where their first value lives if None.
 
     Raises:
         StoreError, StoreLockedError, CorruptStoreError, UnsupportedError,
         UnsupportedLocationError: nothing was changed.
     """
-    if not isinstance(mode, str) or mode not in {"w", "r", "follow"}:
+    if not isinstance(mode, str) or mode not in {"w", "r", "follow", "memo"}:
         raise UnsupportedError(
-            f"mode={mode!r}: expected 'w' (read and write), 'r' (read only) or 'follow' (read, and "
-            "keep up with the writer)"
+            f"mode={mode!r}: expected 'w' (read and write), 'r' (read only), 'follow' (read, and "
+            "keep up with the writer) or 'memo' (read, and add memoised results)"
         )
     if durability not in ("process", "full", "none"):
         raise UnsupportedError(f"durability={durability!r}: expected 'process', 'full' or 'none'")
     where = None if device is None else resolve_device(device)
+    nbytes = None if budget is None else parse_bytes(budget)
     if path is None:
         if mode != "w":
             raise StoreError(
                 f"mode={mode!r} reads a store: expected a path, mmsb.open(path, mode={mode!r})"
             )
-        return Memory(device=where)
+        return Memory(device=where, budget=SHELF_BYTES if nbytes is None else nbytes)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
     memory = open_on(FILES, path, mode=mode, device=where, durability=durability)
     memory._retention = retention  # noqa: SLF001 - one facade
+    memory.memo.objects = results(memory, mode, nbytes)
     if mode == "w" and compaction:
         from mmsb_torch.memory.compaction import Compactor  # noqa: PLC0415 - as above
 
         memory._compactor = Compactor(memory)  # noqa: SLF001
     return memory
+
+
+def results(memory: Memory, mode: str, budget: int | None) -> Objects:
+    """Where results of a memory with a path are kept."""
+    from mmsb_torch.runtime.store.objects import Objects  # noqa: PLC0415 - as above
+
+    store = memory._store  # noqa: SLF001 - one facade
+    assert store is not None
+    return Objects(store.path, budget, store.files, writable=mode in {"w", "memo"})
 
 
 def open_on(

@@ -39,15 +39,10 @@ class Key(NamedTuple):
         return Key(_digest(parts), parts)
 
 
-def difference(before: Key, after: Key) -> str | None:
-    """The first part that differs, for people; None if none does."""
+def difference(before: Key, after: Key) -> list[str]:
+    """Names of the parts that differ."""
     old = dict(before.parts)
-    for name, data in after.parts:
-        if name not in old:
-            return f"{name} is new"
-        if old[name] != data:
-            return f"{name} changed"
-    return None
+    return [name for name, data in after.parts if old.get(name) != data]
 
 
 class Keying:
@@ -67,6 +62,8 @@ class Keying:
         self._version = version
         self._function = function
         self.definition = Definition.of(function)
+        self.reasons: dict[str, str] = {}
+        """Part of a key -> what changed in it when it last did."""
         self._modules: dict[int, Definition] = {}
 
     def refresh(self) -> str | None:
@@ -74,6 +71,7 @@ class Keying:
         changed = self.definition.changed()
         if changed is not None:
             self.definition = self.definition.refresh()
+            self.reasons["code"] = changed
         return changed
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
@@ -83,11 +81,12 @@ class Keying:
             Refused: something in it cannot be keyed.
             TypeError: the arguments do not fit the function.
         """
-        parts = [("code", self._code())]
-        parts += context()
-        for name, value in self.arguments(args, kwargs):
-            if name not in self._ignored:
-                parts.append((f"argument {name!r}", self._part(f"argument {name!r}", value)))
+        parts = context()
+        with LEDGER.watching():
+            parts.append(("code", self._code()))
+            for name, value in self.arguments(args, kwargs):
+                if name.partition("[")[0] not in self._ignored:
+                    parts.append((f"argument {name!r}", self._part(f"argument {name!r}", value)))
         found = tuple(parts)
         return Key(_digest(found), found)
 
@@ -131,12 +130,12 @@ class Keying:
         data = atom(value)
         if data is not None:
             return data
-        definition = self._definition(value)
+        definition = self._definition(name, value)
         if definition.opaque:
             raise Refused(f"{name} holds {definition.opaque[0]}, which cannot be keyed")
         return bytes.fromhex(definition.digest)
 
-    def _definition(self, value: object) -> Definition:
+    def _definition(self, name: str, value: object) -> Definition:
         """What an argument is by value; those of modules are kept, and only checked."""
         if not isinstance(value, nn.Module):
             return Definition.of(_nothing, {"value": value})
@@ -144,25 +143,18 @@ class Keying:
         if kept is None or kept.function is not value:
             if len(self._modules) >= _MODULES:
                 self._modules.clear()
-            _watch(value)
             kept = Definition.of(value)
-        elif kept.changed() is not None:
-            _watch(value)
-            kept = kept.refresh()
+        else:
+            changed = kept.changed()
+            if changed is not None:
+                self.reasons[name] = changed
+                kept = kept.refresh()
         self._modules[id(value)] = kept
         return kept
 
 
 def _nothing() -> None:
     """Stands for no code where only a value counts."""
-
-
-def _watch(module: nn.Module) -> None:
-    """Watch a module's weights for writes, so that the next call need not read them."""
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            if type(tensor) in _PLAIN and _is_dense(tensor):
-                LEDGER.digest(tensor, watch=True)
 
 
 def tensor_part(name: str, tensor: Tensor) -> bytes:
@@ -186,7 +178,7 @@ def tensor_part(name: str, tensor: Tensor) -> bytes:
         tensor.is_inference(),
         type(tensor).__name__,
     )
-    return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor, watch=True)])
+    return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor)])
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -21,6 +21,13 @@ from mmsb_torch.errors import CorruptStoreError
 
 _TREE = "mmsb.result"
 _ATOMS = (type(None), bool, int, str)
+_PLAIN: dict[type, Callable[[Any], dict[str, Any]]] = {
+    **{kind: lambda value: {"v": value} for kind in _ATOMS},
+    float: lambda value: {"f": value.hex()},
+    complex: lambda value: {"c": [value.real.hex(), value.imag.hex()]},
+    torch.Size: lambda value: {"s": list(value)},
+    torch.dtype: lambda value: {"y": str(value).removeprefix("torch.")},
+}
 _MAX_DEPTH = 64
 
 
@@ -84,30 +91,27 @@ class _Taken:
         cls = type(value)
         if depth > _MAX_DEPTH:
             raise Unkeepable("its result is nested too deeply")
-        if cls in _ATOMS:
-            return {"v": value}
-        if cls is float:
-            return {"f": value.hex()}
-        if cls is complex:
-            return {"c": [value.real.hex(), value.imag.hex()]}
         if cls in (list, tuple):
             parts = [self.describe(v, f"{name}.{n}", depth + 1) for n, v in enumerate(value)]
             return {"l" if cls is list else "t": parts}
         if cls is dict and all(type(key) in _ATOMS for key in value):
             items = [[k, self.describe(v, f"{name}.{k}", depth + 1)] for k, v in value.items()]
             return {"d": items}
-        if cls is torch.Size:
-            return {"s": list(value)}
-        if cls is torch.dtype:
-            return {"y": str(value).removeprefix("torch.")}
-        if cls is np.ndarray and not value.dtype.hasobject and value.dtype.isnative:
+        if cls is np.ndarray:
             return {"a": self._array(value, name)}
         if cls is Tensor:
             return {"x": self._tensor(value, name)}
+        if cls in _PLAIN:
+            return _PLAIN[cls](value)
         raise Unkeepable(f"its result holds {cls.__module__}.{cls.__qualname__}")
 
     def _array(self, value: np.ndarray[Any, Any], name: str) -> dict[str, Any]:
-        if not value.flags.c_contiguous or value.dtype.names or value.dtype.kind not in "biufc":
+        if (
+            not value.flags.c_contiguous
+            or not value.dtype.isnative
+            or value.dtype.names
+            or value.dtype.kind not in "biufc"
+        ):
             raise Unkeepable(f"its result holds an array of {value.dtype} that is no plain numbers")
         raw = torch.frombuffer(bytearray(value.tobytes() or b"\0"), dtype=torch.uint8)
         about = self._tensor(raw, name)
@@ -151,14 +155,14 @@ class _Taken:
                     raise Unkeepable("its result shares memory at odd places")
                 said |= {"in": name, "whole": False, "offset": at // tensor.itemsize}
             span = torch.empty(0, dtype=torch.uint8, device=first.device)
-            span.set_(first.untyped_storage(), start, (max(stop - start, 0),))
+            span.set_(first.untyped_storage(), start, (max(stop - start, 0),), (1,))
             kept[name] = copy_of(span)
         return kept
 
 
 def _reach(tensor: Tensor) -> tuple[int, int]:
     """The bytes of its storage that a tensor reaches, from and to, on whole 16 bytes."""
-    start = tensor.storage_offset() * tensor.itemsize
+    start = int(tensor.storage_offset()) * tensor.itemsize
     if tensor.numel() == 0:
         return start, start
     steps = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
@@ -207,5 +211,5 @@ def _tensor(about: Mapping[str, Any], tensor_of: Callable[[str], Tensor]) -> Ten
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
-        raise ValueError(f"this torch has no dtype {name!r}")
+        raise TypeError(f"this torch has no dtype {name!r}")
     return found

@@ -5,9 +5,10 @@ One owner for all flags of the process: a second one would arm again what the fi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
@@ -50,12 +51,21 @@ class Ledger:
         self.read = 0
         """Bytes that were read so far."""
 
-    def digest(self, tensor: Tensor, *, watch: bool = False) -> bytes:
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Set the flags of what this thread asks about in this block: the next time is then cheap."""
+        before = getattr(_LOCAL, "watching", False)
+        _LOCAL.watching = True
+        try:
+            yield
+        finally:
+            _LOCAL.watching = before
+
+    def digest(self, tensor: Tensor) -> bytes:
         """xxh3-128 of the elements in C order, conjugation and sign not applied.
 
         Args:
             tensor: dense, of any device; read, never written.
-            watch: whether to set the flag, so that the next time need not read the bytes.
         """
         if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or not barrier.is_alone():
             return self._read(tensor)
@@ -67,7 +77,7 @@ class Ledger:
             with self._guard:
                 self._records.pop(key, None)
             record = None
-        if record is None and watch:
+        if record is None and getattr(_LOCAL, "watching", False):
             record = self._watch(tensor, key)
         if record is None:
             return self._read(tensor)
