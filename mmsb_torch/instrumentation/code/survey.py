@@ -142,6 +142,8 @@ def _visit_other(walk: Walk, value: Any, label: Label) -> None:
     cls = type(value)
     if libraries.name_of(cls) is None and classes.is_python(cls):
         values.visit_instance(walk, value, label)
+    elif libraries.is_ours(cls) and callable(value) and hasattr(value, "__wrapped__"):
+        walk.enter(label, "memoised", value.__wrapped__)  # it gives what that would give
     elif callable(value) and functions.library_name(walk, value, label):
         return
     elif libraries.is_ours(cls) and walk.layout(cls).base is object:
