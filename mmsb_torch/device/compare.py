@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmsb_torch.device.allocation import empty
 from mmsb_torch.device.words import words
 
 
@@ -28,5 +29,6 @@ def changed_rows(a: Tensor, b: Tensor) -> Tensor:
 
 def changed_elements(a: Tensor, b: Tensor) -> Tensor:
     """A bool mask of `a`'s shape: True where the bits differ."""
-    differs = words(a) != words(b)
+    old, new = words(a), words(b)
+    differs = torch.ne(old, new, out=empty(old.shape, torch.bool, old.device))
     return differs.any(-1) if differs.dim() > a.dim() else differs

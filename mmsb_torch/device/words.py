@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmsb_torch.device.allocation import LARGE, advised, empty
+
 _CONTIGUOUS = torch.contiguous_format
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -45,20 +47,26 @@ def from_words(bits: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tens
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a zero tensor of any dense dtype, those that torch itself cannot fill included."""
     if dtype is torch.complex128:
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return from_words(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device), dtype, shape)
+        return advised(torch.zeros(shape, dtype=dtype, device=device))
+    bits = advised(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device))
+    return from_words(bits, dtype, shape)
 
 
 def fill(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a new tensor of `shape`, every element of the 0-dim `value`; any dense dtype."""
     bits = words(copy_of(value))
     spread = bits.expand(*shape, 2) if value.dtype is torch.complex128 else bits.expand(shape)
-    return from_words(spread.contiguous(), value.dtype, shape)
+    return from_words(copy_of(spread), value.dtype, shape)
 
 
 def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     """Return a new tensor of rows `index` (int64 [n]) of a contiguous tensor, bit for bit."""
-    taken = words(tensor).index_select(0, index)
+    bits = words(tensor)
+    if tensor.nbytes < LARGE:
+        taken = bits.index_select(0, index)
+    else:
+        taken = empty((index.numel(), *bits.shape[1:]), bits.dtype, bits.device)
+        torch.index_select(bits, 0, index, out=taken)
     return from_words(taken, tensor.dtype, (index.numel(), *tensor.shape[1:]))
 
 
@@ -71,10 +79,12 @@ def copy_of(tensor: Tensor) -> Tensor:
         with torch.inference_mode(mode=False):
             return copy_of(tensor)
     if tensor.dtype in UNCOPYABLE:
-        return words(tensor.detach()).clone(memory_format=_CONTIGUOUS).view(tensor.dtype)
+        return copy_of(words(tensor.detach())).view(tensor.dtype)
     if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
-    return tensor.clone(memory_format=_CONTIGUOUS)
+    if tensor.nbytes < LARGE:
+        return tensor.clone(memory_format=_CONTIGUOUS)
+    return empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
 
 
 def require_dense(value: object) -> str | None:

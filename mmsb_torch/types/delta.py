@@ -21,6 +21,7 @@ from mmsb_torch.device import (
     delta_merge_bits,
     delta_merge_elements,
     delta_merge_rows,
+    empty,
     pack_mask,
     same_bits,
     words,
@@ -200,7 +201,7 @@ def _overlay(first: Delta, second: Delta) -> tuple[Region, Tensor]:
     make = Region.rows if first.region.form is Form.ROWS else Region.elements
     region = make(first.region.shape, joined)
     shape = (joined.numel(), *first.values.shape[1:])
-    values = torch.empty(shape, dtype=first.values.dtype, device=first.values.device)
+    values = empty(shape, first.values.dtype, first.values.device)
     for index, source in ((old, first.values), (new, second.values)):
         if values.numel():
             delta_merge_rows(values, source, torch.searchsorted(joined, index))

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from mmsb_torch.device import empty
 from mmsb_torch.errors import CorruptStoreError, SerializationError, StoreError, UnsupportedError
 from mmsb_torch.runtime.store.dtypes import DTYPES_KEY, READABLE, Encoding, carried, encoding
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath
@@ -42,6 +43,7 @@ from mmsb_torch.runtime.store.streams import FileRecord, Source, new_file, open_
 T = TypeVar("T")
 Spec: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 
+_CPU = torch.device("cpu")
 _PROGRESS_BYTES = 16 << 20
 
 # Integers of the same width: copying them cannot quieten a signalling NaN.
@@ -156,7 +158,7 @@ def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor]
     specs = _specs(header, metadata.pop(DTYPES_KEY, "{}"), where)
     found: dict[str, torch.Tensor] = {}
     for name, entry in header.entries.items():
-        memory = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        memory = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             _memory(memory)[:] = data[entry.start : entry.stop]
         found[name] = _shaped(memory, specs[name], name, where)
@@ -335,7 +337,7 @@ def _parse(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     found: dict[str, torch.Tensor] = {}
     for name in sorted(header.entries, key=lambda name: header.entries[name].start):
         entry = header.entries[name]
-        raw = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        raw = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             source.fill(_memory(raw))
         found[name] = _shaped(raw, specs[name], name, repr(str(source.path)))
