@@ -122,7 +122,9 @@ def _run(folder, who, durability, state, change):
 
 
 def _opening(folder: Path) -> Table:
-    shown = Table(title="1 GB of state from a warm page cache, at a checkpoint: milliseconds (median)")
+    shown = Table(
+        title="1 GB of state from a warm page cache, at a checkpoint: milliseconds (median)"
+    )
     for name in ("who", "open", "read every byte", "both", "ours is"):
         shown.add_column(name, justify="right")
     state = {f"layer {n}": torch.randn(4000, 1000) for n in range(64)}
