@@ -56,10 +56,7 @@ class _Stored:
 
     tensor: torch.Tensor
     encoding: Encoding
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.numel() * self.tensor.dtype.itemsize
+    nbytes: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +87,7 @@ def _stored(name: str, tensor: torch.Tensor) -> _Stored:
             f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
             "Store its dense parts instead."
         )
-    return _Stored(plain, encoding(plain.dtype))
+    return _Stored(plain, encoding(plain.dtype), plain.numel() * plain.dtype.itemsize)
 
 
 def write_tensors(
@@ -220,10 +217,13 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
 
 def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the elements in order as uint8 on the CPU: a view where that is possible."""
-    tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
     if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
         tensor = tensor.view(word)
-    flat = tensor.contiguous().cpu().reshape(-1)
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        tensor = tensor.contiguous().cpu()
+    flat = tensor.view(-1)
     if flat.stride(0) != 1:  # of one element: `contiguous` lets it have any
         flat = flat.as_strided(flat.shape, (1,))
     return flat.view(torch.uint8)
