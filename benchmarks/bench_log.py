@@ -1,5 +1,6 @@
 """Committing to disk: bytes and time, against whole-state savers that also wait for the disk."""
 
+import functools
 import gc
 import os
 import shutil
@@ -23,6 +24,10 @@ def states() -> Table:
 
 def small() -> Table:
     return _in_a_folder(_small)
+
+
+def dense() -> Table:
+    return _in_a_folder(_dense_commits)
 
 
 def opening() -> Table:
@@ -67,10 +72,9 @@ def _frozen():
     state = {f"layer {n}": torch.randn(1000, 1000) for n in range(24)}
     state["head"] = torch.randn(768, 1000)
 
-    def change(tx):
+    def change():
         state["head"] = state["head"] + 1
-        for name, value in state.items():
-            tx.update(name, value)
+        return [(name, value, None) for name, value in state.items()]
 
     return state, change, state["head"].nbytes
 
@@ -78,11 +82,11 @@ def _frozen():
 def _rows():
     state = {"table": torch.randn(93_750, 256)}
 
-    def change(tx):
+    def change():
         rows = torch.randperm(93_750)[:937]
         values = torch.randn(937, 256)
         state["table"][rows] = values
-        tx.update("table", values, rows=rows)
+        return [("table", values, rows)]
 
     return state, change, 937 * 256 * 4
 
@@ -90,10 +94,10 @@ def _rows():
 def _dense():
     state = {f"layer {n}": torch.randn(1000, 1000) for n in range(25)}
 
-    def change(tx):
-        for name, value in list(state.items()):
+    def change():
+        for name, value in state.items():
             state[name] = value + 1
-            tx.update(name, state[name])
+        return [(name, value, None) for name, value in state.items()]
 
     return state, change, 25_000_000 * 4
 
@@ -109,16 +113,76 @@ def _run(folder, who, durability, state, change):
     mem.sync()
     times, sizes = [], []
     for step in range(ROUNDS):
-        before = _size(path)
+        before, updates = _size(path), change()
         began = time.perf_counter()
         with mem.commit(step=step) as tx:
-            change(tx)
+            for name, value, rows in updates:
+                tx.update(name, value, rows=rows)
         times.append(time.perf_counter() - began)
         mem.sync()
         sizes.append(_size(path) - before)
     mem._checkpointed = (mem.tx, *mem._checkpointed[1:])  # the closing checkpoint is not measured
     mem.close()
     return statistics.median(sizes), statistics.median(times)
+
+
+def _dense_commits(folder: Path) -> Table:
+    shown = Table(title="100 MB that all changed, durability full: milliseconds (median)")
+    for name in ("tensors", "what", "ms", "beside", "ms", "ratio"):
+        shown.add_column(name, justify="right")
+    for count in (25, 1):
+        sizes = (25_000_000 // count,)
+        states = [{f"layer {n}": torch.randn(sizes) for n in range(count)} for _ in range(2)]
+        warm = [torch.zeros(sizes) for _ in range(count)]
+        mem = mmsb.open(folder / f"{count}.mmsb", durability="full")
+        for name, value in states[1].items():
+            mem.page(name, value)
+        jobs = {
+            "a commit": functools.partial(_commit, mem, wait=True),
+            "write and fsync of the bytes": functools.partial(_write, folder / "bytes"),
+            "a commit until it returns, wait=False": functools.partial(_commit, mem, wait=False),
+            "one copy into warm buffers": functools.partial(_copy, warm),
+        }
+        times = {name: [] for name in jobs}
+        for _ in range(2 * ROUNDS):
+            for name, job in jobs.items():
+                (folder / "bytes").unlink(missing_ok=True)
+                state = states[name.endswith("False")]  # the two commits alternate: all changes
+                began = time.perf_counter()
+                job(state)
+                times[name].append((time.perf_counter() - began) * 1e3)
+                mem.sync()
+        found = {name: statistics.median(spent[4:]) for name, spent in times.items()}
+        names = list(found)
+        for ours, beside in zip(names[::2], names[1::2], strict=True):
+            shown.add_row(
+                f"{count} of {100 // count} MB", ours, f"{found[ours]:.0f}", beside, f"{found[beside]:.0f}",
+                f"{found[ours] / found[beside]:.2f}",
+            )  # fmt: skip
+        mem._checkpointed = (mem.tx, *mem._checkpointed[1:])  # as below
+        mem.close()
+    return shown
+
+
+def _commit(mem, state, *, wait) -> None:
+    with mem.commit(wait=wait) as tx:
+        for name, value in state.items():
+            tx.update(name, value)
+
+
+def _copy(warm, state) -> None:
+    for buffer, value in zip(warm, state.values(), strict=True):
+        buffer.copy_(value)
+
+
+def _write(path: Path, state) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    for value in state.values():
+        left = memoryview(value.view(torch.uint8).numpy())
+        while left:
+            left = left[os.write(fd, left) :]
+    os.fsync(fd)
+    os.close(fd)
 
 
 def _opening(folder: Path) -> Table:
@@ -170,15 +234,10 @@ def _opened(way) -> tuple[float, float]:
     return opened - began, read - opened
 
 
-class _Collect:
-    def update(self, *_args, **_options):
-        pass
-
-
 def _saver(folder, who, state, change):
     times, path = [], folder / "state"
     for _ in range(ROUNDS):
-        change(_Collect())
+        change()
         began = time.perf_counter()
         if who == "torch.save":
             torch.save(state, path)

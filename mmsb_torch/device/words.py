@@ -70,18 +70,23 @@ def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     return from_words(taken, tensor.dtype, (index.numel(), *tensor.shape[1:]))
 
 
-def copy_of(tensor: Tensor) -> Tensor:
+def copy_of(tensor: Tensor, into: Tensor | None = None) -> Tensor:
     """Return a contiguous copy that owns its memory, bit for bit, detached from autograd.
 
+    It is made in the memory of `into`, if given: contiguous, of the same dtype, shape and device.
     Under inference mode too the copy is a normal tensor: it has a version counter.
     """
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(mode=False):
-            return copy_of(tensor)
+            return copy_of(tensor, into)
     if tensor.dtype in UNCOPYABLE:
-        return copy_of(words(tensor.detach())).view(tensor.dtype)
+        copied = copy_of(words(tensor.detach()), None if into is None else words(into))
+        return copied.view(tensor.dtype)
     if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
+    if into is not None:
+        words(into).copy_(words(tensor))
+        return into
     if tensor.nbytes < LARGE:
         return tensor.clone(memory_format=_CONTIGUOUS)
     return empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)

@@ -80,7 +80,7 @@ class Delta(NamedTuple):
 
 NARROW_BYTES = 4096
 """Whole-page writes from this size on are compared with what is there."""
-_PROBES = 1024
+_PROBES = 128  # each is a cache miss or two
 _WORTH = 0.75  # a narrowed delta has to be smaller than this share of the whole
 
 make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str]], Delta]

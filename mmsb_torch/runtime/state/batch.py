@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import require_dense
+from mmsb_torch.device import copy_of, require_dense
 from mmsb_torch.runtime.state.staging import next_delta_id, stage
 from mmsb_torch.runtime.state.table import Entry, Table
 from mmsb_torch.types import (
@@ -63,12 +63,10 @@ class Batch:
         """
         page = entry.info.id
         if rows is None and indices is None and mask is None:
-            found = compared(self._table, entry, values)
-            if found is not None:
-                delta, self.bases[page] = found
-            else:
-                delta = stage(entry, values)
-                self.bases.pop(page, None)
+            self.bases.pop(page, None)
+            delta, base = compared(self._table, entry, values) or (stage(entry, values), None)
+            if base is not None:
+                self.bases[page] = base
             self._staged[page] = [delta]  # whatever came before is covered
             self._loose[page] = 0
             return
@@ -94,10 +92,11 @@ class Batch:
         return len(self._staged)
 
 
-def compared(table: Table, entry: Entry, values: Any) -> tuple[Delta, Base] | None:
+def compared(table: Table, entry: Entry, values: Any) -> tuple[Delta, Base | None] | None:
     """A whole-page write as what it changes in the present value, whose epoch it names.
 
-    None if there is too little to gain: `stage` copies it, and says so if it does not fit.
+    Without a base if it changes so much that all of it was copied. None if it cannot be compared:
+    `stage` takes it, or says why it does not fit.
     """
     if torch.is_inference_mode_enabled():  # what is kept must have a version counter
         with torch.inference_mode(mode=False):
@@ -121,6 +120,8 @@ def compared(table: Table, entry: Entry, values: Any) -> tuple[Delta, Base] | No
     fields = next_delta_id(), entry.info.id, epoch, region, values.detach(), time.time_ns(), "user"
     whole = make_delta(fields)
     delta = narrow(whole, base.value)
-    if delta is whole or not base.is_unwritten():
+    if not base.is_unwritten():
         return None
-    return delta, base
+    if delta is not whole:
+        return delta, base
+    return whole._replace(values=copy_of(whole.values, entry.recycled())), None

@@ -160,7 +160,7 @@ class Router:
                     entry.put(delta.values.detach(), shared=False)
                     entry.tx = record.tx
                 else:
-                    self._apply(entry, delta, _target(entry, delta), record.tx)
+                    self._apply(entry, delta, entry.target(delta.region.form), record.tx)
             self.log.append(record, kept)
             self.tx = record.tx
 
@@ -218,9 +218,11 @@ class Router:
                 shared = self.log.keeps or not wait  # the log reads what pages adopt
                 with self.table.lock:
                     # what can fail (memory for copies) comes before anything is changed
-                    targets = [_target(entry, delta) for entry, delta in placed]
+                    targets = [entry.target(delta.region.form) for entry, delta in placed]
                     self.log.append(record, kept)
                     for (entry, delta), target in zip(placed, targets, strict=True):
+                        if not self.log.keeps:
+                            entry.retire(delta.region.form)
                         self._apply(entry, delta, target, tx, shared=shared)
                     self.tx = tx
             except BaseException:
@@ -233,9 +235,9 @@ class Router:
 
     def _settled(self, entry: Entry, delta: Delta, base: Base | None) -> Delta:
         """A staged delta of a page as it is now. Commit lock held."""
+        if delta.base_epoch == entry.epoch:  # nobody changed what it was compared with
+            return delta
         if base is not None:
-            if delta.base_epoch == entry.epoch:  # nobody changed what it was compared with
-                return delta
             if base.is_unwritten():
                 value = copy_of(base.value)
             else:
@@ -386,11 +388,6 @@ class Router:
                     "source": delta.source,
                 },
             )
-
-
-def _target(entry: Entry, delta: Delta) -> Tensor | None:
-    """The memory that a delta is merged into; None if it brings its own, or changes nothing."""
-    return None if delta.region.form in {Form.ALL, Form.NONE} else entry.writable()
 
 
 def _misfit(record: Transaction, what: str) -> CorruptLogError:
