@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 from safetensors.torch import load, load_file, save_file
+from timing import medians
 
 import mmsb_torch as mmsb
 
@@ -251,11 +252,10 @@ def _saver(folder, who, state, change):
 
 def _small(folder: Path) -> Table:
     shown = Table(title="small commits (one row of 64 floats), a second")
-    for name in ("durability", "one by one", "100 in a transaction", "one fdatasync, us"):
+    for name in ("durability", "one by one", "100 in a transaction"):
         shown.add_column(name, justify="right")
     for durability in ("process", "full", "none"):
-        path = folder / durability
-        mem = mmsb.open(path, durability=durability)
+        mem = mmsb.open(folder / durability, durability=durability)
         page, value = mem.page("p", torch.randn(10_000, 64)), torch.randn(1, 64)
         count = 200 if durability == "full" else 2000
         began = time.perf_counter()
@@ -264,23 +264,49 @@ def _small(folder: Path) -> Table:
         single = count / (time.perf_counter() - began)
         began = time.perf_counter()
         for number in range(count // 100):
-            mem.update_many([(page, [number * 100 + n], value) for n in range(100)])
+            with mem.commit() as tx:
+                for n in range(100):
+                    tx.update(page, value, rows=[number * 100 + n])
         batched = count / (time.perf_counter() - began)
-        shown.add_row(durability, f"{single:.0f}", f"{batched:.0f}", f"{_fdatasync(folder):.0f}")
+        shown.add_row(durability, f"{single:.0f}", f"{batched:.0f}")
         mem.close()
     return shown
 
 
-def _fdatasync(folder: Path) -> float:
-    times = []
-    fd = os.open(folder / "probe", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for _ in range(50):
-        os.write(fd, bytes(512))
-        began = time.perf_counter()
-        os.fdatasync(fd)
-        times.append(time.perf_counter() - began)
-    os.close(fd)
-    return statistics.median(times) * 1e6
+def synced() -> Table:
+    return _in_a_folder(_synced)
+
+
+def _synced(folder: Path) -> Table:
+    """Turn by turn: a commit that waits for the disk, and what any log on this disk has to do."""
+    shown = Table(title="a commit of one row of 64 floats, on the disk: microseconds (median)")
+    for name in ("what", "us", "of an append and fdatasync"):
+        shown.add_column(name, justify="right")
+    mem = mmsb.open(folder / "run.mmsb", durability="full")
+    page, value = mem.page("p", torch.randn(10_000, 64)), torch.randn(1, 64)
+    before = _size(folder / "run.mmsb")
+    mem.update(page, value, rows=[0])
+    data = bytes(_size(folder / "run.mmsb") - before)
+    appended = os.open(folder / "appended", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    taken = os.open(folder / "taken", os.O_WRONLY | os.O_CREAT)
+    os.posix_fallocate(taken, 0, 16 << 20)
+    os.fsync(taken)
+    jobs = {
+        "ours, durability full": lambda: mem.update(page, value, rows=[0]),
+        f"append {len(data)} bytes, fdatasync": lambda: _written(appended, data),
+        "the same in space that was taken before": lambda: _written(taken, data),
+    }
+    times = medians(jobs, calls=1, rounds=400)
+    floor = list(times.values())[1]
+    for what, spent in times.items():
+        shown.add_row(what, f"{spent:.0f}", f"x{spent / floor:.2f}")
+    mem.close()
+    return shown
+
+
+def _written(fd: int, data: bytes) -> None:
+    os.write(fd, data)
+    os.fdatasync(fd)
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ TABLES = {
     "graph": bench_graph.table,
     "log": bench_log.states,
     "commits": bench_log.small,
+    "synced": bench_log.synced,
     "dense": bench_log.dense,
     "opening": bench_log.opening,
     "codecs": bench_codecs.table,
