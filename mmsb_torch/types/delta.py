@@ -197,19 +197,19 @@ def compress(delta: Delta) -> Delta:
 def narrow(delta: Delta, present: Tensor) -> Delta:
     """A whole-page delta as what it changes in `present`, if that takes fewer bytes.
 
-    Of a page of `NARROW_BYTES` or more; a smaller one is written as it is. A look at a few elements
-    comes first: where most of them change, everything is kept and nothing is compared.
+    Of a page of `NARROW_BYTES` or more; a smaller one is written as it is. Where it differs, a look
+    at a few elements comes first: if most of them change, everything is kept.
     """
     values = delta.values
     if delta.region.form is not Form.ALL or values.nbytes < NARROW_BYTES:
         return delta
+    if same_bits(present, values):  # reads up to the first difference
+        region = Region.none(delta.region.shape)
+        return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
     step = max(values.numel() // _PROBES, 1)
     old, new = present.view(-1)[::step], values.view(-1)[::step]
     if int(changed_elements(old, new).sum()) > len(new) // 2:
         return delta
-    if same_bits(present, values):
-        region = Region.none(delta.region.shape)
-        return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
     mask = changed_elements(present, values)
     region = Region.where(mask).compact()
     if region.form is Form.ALL:
