@@ -1,14 +1,16 @@
-"""Memory for large tensors, on huge pages where the system has them.
+"""Memory for large tensors, on huge pages if `MMSB_HUGE_PAGES=1` is set and the system has them.
 
 The first touch of fresh memory costs a page fault for every 4 KiB, several times what filling it costs
-once it is there. `madvise(MADV_HUGEPAGE)` before the first touch asks for 2 MiB at a time, as numpy
-does for its arrays. It is advice: where the call is missing or fails, memory is plain.
+once it is there. `madvise(MADV_HUGEPAGE)` before the first touch asks for 2 MiB at a time. It is advice:
+where the call is missing or fails, memory is plain. Nobody gets it unasked: a virtual machine that
+gives its free memory back to the host pays more for a huge page than for 512 small ones.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,7 +31,7 @@ def _find() -> Callable[[int | None, int, int], int] | None:
     return call if known else None
 
 
-_madvise = _find()
+_madvise = _find() if os.environ.get("MMSB_HUGE_PAGES") == "1" else None
 
 
 def advised(tensor: Tensor) -> Tensor:
