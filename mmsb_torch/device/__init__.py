@@ -1,10 +1,11 @@
 """Device ops: they take tensors and know nothing of pages, deltas or transactions.
 
 `merge` changes a tensor under a mask, `words` shows any dtype as integers, `packing` packs masks,
-`compare` tells bits apart, `storage` tells whether somebody else holds a tensor's memory,
+`compare` tells bits apart, `allocation` takes memory for large tensors, `storage` tells whether somebody else holds a tensor's memory,
 `location` resolves where pages live, `ops` registers the merges with torch's dispatcher.
 """
 
+from mmsb_torch.device.allocation import empty
 from mmsb_torch.device.compare import changed_elements, changed_rows, same_bits
 from mmsb_torch.device.location import PageLocation, resolve_device
 from mmsb_torch.device.merge import (
@@ -37,6 +38,7 @@ __all__ = [
     "delta_merge_bits",
     "delta_merge_elements",
     "delta_merge_rows",
+    "empty",
     "fill",
     "flat_words",
     "from_words",

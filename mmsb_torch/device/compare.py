@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from mmsb_torch.device.allocation import empty
 from mmsb_torch.device.words import words
 
 
+def _find() -> Callable[[int, int, int], int] | None:
+    """C's `memcmp`, which is two to three times as fast as `torch.equal`."""
+    try:
+        call = ctypes.CDLL(None).memcmp
+    except (OSError, AttributeError, TypeError):
+        return None
+    call.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    return call
+
+
+_memcmp = _find()
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape, device and bits; reads every byte once."""
+    """Whether two tensors have the same dtype, shape, device and bits; reads up to a difference."""
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device:
         return False
+    if _memcmp is not None and _is_plain(a) and _is_plain(b):
+        return not _memcmp(a.data_ptr(), b.data_ptr(), a.nbytes)
     return torch.equal(words(a), words(b))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's memory is its elements, one after another."""
+    lazy = tensor.is_conj() or tensor.is_neg()
+    return tensor.is_cpu and tensor.is_contiguous() and not lazy
 
 
 def changed_rows(a: Tensor, b: Tensor) -> Tensor:
@@ -28,5 +53,6 @@ def changed_rows(a: Tensor, b: Tensor) -> Tensor:
 
 def changed_elements(a: Tensor, b: Tensor) -> Tensor:
     """A bool mask of `a`'s shape: True where the bits differ."""
-    differs = words(a) != words(b)
+    old, new = words(a), words(b)
+    differs = torch.ne(old, new, out=empty(old.shape, torch.bool, old.device))
     return differs.any(-1) if differs.dim() > a.dim() else differs

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmsb_torch.device.allocation import LARGE, advised, empty
+
 _CONTIGUOUS = torch.contiguous_format
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -45,36 +47,49 @@ def from_words(bits: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tens
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a zero tensor of any dense dtype, those that torch itself cannot fill included."""
     if dtype is torch.complex128:
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return from_words(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device), dtype, shape)
+        return advised(torch.zeros(shape, dtype=dtype, device=device))
+    bits = advised(torch.zeros(shape, dtype=_WORD[dtype.itemsize], device=device))
+    return from_words(bits, dtype, shape)
 
 
 def fill(value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a new tensor of `shape`, every element of the 0-dim `value`; any dense dtype."""
     bits = words(copy_of(value))
     spread = bits.expand(*shape, 2) if value.dtype is torch.complex128 else bits.expand(shape)
-    return from_words(spread.contiguous(), value.dtype, shape)
+    return from_words(copy_of(spread), value.dtype, shape)
 
 
 def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     """Return a new tensor of rows `index` (int64 [n]) of a contiguous tensor, bit for bit."""
-    taken = words(tensor).index_select(0, index)
+    bits = words(tensor)
+    if tensor.nbytes < LARGE:
+        taken = bits.index_select(0, index)
+    else:
+        taken = empty((index.numel(), *bits.shape[1:]), bits.dtype, bits.device)
+        torch.index_select(bits, 0, index, out=taken)
     return from_words(taken, tensor.dtype, (index.numel(), *tensor.shape[1:]))
 
 
-def copy_of(tensor: Tensor) -> Tensor:
+def copy_of(tensor: Tensor, into: Tensor | None = None) -> Tensor:
     """Return a contiguous copy that owns its memory, bit for bit, detached from autograd.
 
+    It is made in the memory of `into`, if given: contiguous, of the same dtype, shape and device.
     Under inference mode too the copy is a normal tensor: it has a version counter.
     """
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(mode=False):
-            return copy_of(tensor)
+            return copy_of(tensor, into)
     if tensor.dtype in UNCOPYABLE:
-        return words(tensor.detach()).clone(memory_format=_CONTIGUOUS).view(tensor.dtype)
+        copied = copy_of(words(tensor.detach()), None if into is None else words(into))
+        return copied.view(tensor.dtype)
     if tensor.requires_grad or tensor.is_conj() or tensor.is_neg():
         tensor = tensor.detach().resolve_conj().resolve_neg()
-    return tensor.clone(memory_format=_CONTIGUOUS)
+    if into is not None:
+        words(into).copy_(words(tensor))
+        return into
+    if tensor.nbytes < LARGE:
+        return tensor.clone(memory_format=_CONTIGUOUS)
+    return empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
 
 
 def require_dense(value: object) -> str | None:

@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mmsb_torch.errors import EpochConflictError, HistoryError, InvalidDeltaError, TransactionError
-from mmsb_torch.runtime.state import stage
-from mmsb_torch.types import Delta, compose
+from mmsb_torch.runtime.state import Batch
 
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
@@ -34,9 +33,10 @@ class Changes:
         self._memory = memory
         self._wait = wait
         self._label, self._step, self._metadata = label, step, metadata
-        self._deltas: dict[int, Delta] = {}
+        self._batch = Batch(memory._router.table)  # noqa: SLF001 - one facade
         self._epochs: dict[int, int] = {}
         self._state = "new"
+        self._pages = 0
         self.number: int | None = None
         """The transaction's number, once it is committed (None before, or if nothing was)."""
 
@@ -60,9 +60,7 @@ class Changes:
                 "Use `with mem.commit() as tx: tx.update(...)`."
             )
         entry = self._memory._handles.entry(page)  # noqa: SLF001 - one facade
-        delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
-        before = self._deltas.get(entry.info.id)
-        self._deltas[entry.info.id] = delta if before is None else compose(before, delta)
+        self._batch.update(entry, values, rows=rows, indices=indices, mask=mask)
         if epoch is not None:
             expected = self._epochs.setdefault(entry.info.id, epoch)
             if expected != epoch:
@@ -87,20 +85,20 @@ class Changes:
     ) -> None:
         if kind is not None:
             self._state = "abandoned"
-            self._deltas.clear()
+            self._batch.clear()
             return
         self._state = "abandoned"
-        if not self._deltas and self._label is None and self._step is None and not self._metadata:
-            self._state = "committed"
-            return
-        self.number = self._memory._commit(  # noqa: SLF001
-            list(self._deltas.values()),
-            label=self._label,
-            step=self._step,
-            metadata=self._metadata,
-            epochs=self._epochs,
-            wait=self._wait,
-        )
+        self._pages = len(self._batch)
+        if self._pages or self._label is not None or self._step is not None or self._metadata:
+            self.number = self._memory._commit(  # noqa: SLF001
+                self._batch.take(),
+                bases=self._batch.bases,
+                label=self._label,
+                step=self._step,
+                metadata=self._metadata,
+                epochs=self._epochs,
+                wait=self._wait,
+            )
         self._state = "committed"
 
     def wait(self) -> None:
@@ -113,7 +111,7 @@ class Changes:
             self._memory._router.log.wait(self.number)  # noqa: SLF001
 
     def __repr__(self) -> str:
-        return f"<Changes {self._state}: {len(self._deltas)} pages>"
+        return f"<Changes {self._state}: {self._pages or len(self._batch)} pages>"
 
 
 def update_many(
@@ -125,20 +123,18 @@ def update_many(
         raise InvalidDeltaError(
             f"update_many takes tuples (page, rows, values), found {updates!r:.80}"
         )
-    deltas: dict[int, Delta] = {}
+    batch = Batch(memory._router.table)  # noqa: SLF001
     for item in updates:
         if not isinstance(item, tuple) or len(item) != 3:
             raise InvalidDeltaError(
                 f"update_many takes tuples (page, rows, values), found {item!r:.80}"
             )
         page, rows, values = item
-        delta = stage(memory._handles.entry(page), values, rows=rows)  # noqa: SLF001
-        before = deltas.get(delta.page_id)
-        deltas[delta.page_id] = delta if before is None else compose(before, delta)
-    if not deltas and label is None:  # nothing to commit, and no moment to name
+        batch.update(memory._handles.entry(page), values, rows=rows)  # noqa: SLF001
+    if not batch and label is None:  # nothing to commit, and no moment to name
         memory._router.check_writable()  # noqa: SLF001
         return memory._router.tx  # noqa: SLF001
-    return memory._commit(list(deltas.values()), label=label)  # noqa: SLF001
+    return memory._commit(batch.take(), bases=batch.bases, label=label)  # noqa: SLF001
 
 
 def check_label(label: object, step: object) -> None:

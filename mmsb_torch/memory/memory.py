@@ -17,7 +17,7 @@ from mmsb_torch.memory.keeper import Keeper
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
-from mmsb_torch.runtime.state import Entry, Router, stage
+from mmsb_torch.runtime.state import Batch, Entry, Router, stage
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Event, EventType
 
@@ -166,10 +166,13 @@ class Memory(Keeper):
             PageNotFoundError, ClosedError, ReadOnlyError: nothing was changed.
         """
         entry = self._handles.entry(page)
+        expected = None if epoch is None else {entry.info.id: epoch}
+        if rows is None and indices is None and mask is None:
+            batch = Batch(self._router.table)
+            batch.update(entry, values)
+            return self._commit(batch.take(), epochs=expected, bases=batch.bases)
         delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
-        if epoch is None:
-            return self._commit([delta])
-        return self._commit([delta], epochs={entry.info.id: epoch})
+        return self._commit([delta], epochs=expected)
 
     def update_many(
         self, updates: Iterable[tuple[Page | str, Any, Any]], *, label: str | None = None

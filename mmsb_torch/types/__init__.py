@@ -4,7 +4,17 @@
 `transaction` what changed together, `page` what a page is, `event` what happened.
 """
 
-from mmsb_torch.types.delta import Delta, apply, changes_bits, compose, compress, make_delta, narrow
+from mmsb_torch.types.delta import (
+    NARROW_BYTES,
+    Delta,
+    apply,
+    changes_bits,
+    compose,
+    compose_all,
+    compress,
+    make_delta,
+    narrow,
+)
 from mmsb_torch.types.event import Event, EventType
 from mmsb_torch.types.page import PageInfo
 from mmsb_torch.types.region import Form, Region
@@ -12,6 +22,7 @@ from mmsb_torch.types.spec import Spec
 from mmsb_torch.types.transaction import Transaction
 
 __all__ = [
+    "NARROW_BYTES",
     "Delta",
     "Event",
     "EventType",
@@ -23,6 +34,7 @@ __all__ = [
     "apply",
     "changes_bits",
     "compose",
+    "compose_all",
     "compress",
     "make_delta",
     "narrow",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from mmsb_torch.device import (
     delta_merge_bits,
     delta_merge_elements,
     delta_merge_rows,
+    from_words,
     pack_mask,
     same_bits,
     words,
@@ -79,7 +80,7 @@ class Delta(NamedTuple):
 
 NARROW_BYTES = 4096
 """Whole-page writes from this size on are compared with what is there."""
-_PROBES = 1024
+_PROBES = 128  # each is a cache miss or two
 _WORTH = 0.75  # a narrowed delta has to be smaller than this share of the whole
 
 make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str]], Delta]
@@ -132,12 +133,43 @@ def compose(first: Delta, second: Delta) -> Delta:
         apply(values, second)
         return _over(second, first, a, values)
     if a.form is b.form and a.form in {Form.ROWS, Form.ELEMENTS}:
-        return _over(second, first, *_overlay(first, second))
+        return _over(second, first, *_overlay([first, second]))
     values = _dense(first)
     apply(values, second)
     mask = a.mask() | b.mask()
     region = Region.where(mask)
     return compress(_over(second, first, region, values))
+
+
+def compose_all(deltas: Sequence[Delta]) -> Delta:
+    """`compose` from the first to the last: the same delta, values that are covered again left out.
+
+    Takes rows after rows, elements after elements and anything after a whole page at once, so that
+    many small changes of one page do not cost a copy of what came before each.
+    """
+    if torch.is_inference_mode_enabled():  # as in `compose`
+        with torch.inference_mode(mode=False):
+            return compose_all(deltas)
+    whole = [at for at, delta in enumerate(deltas) if delta.region.form is Form.ALL]
+    found, at = deltas[0], 1
+    if whole:  # what came before is covered
+        found, at = deltas[whole[-1]]._replace(base_epoch=found.base_epoch), whole[-1] + 1
+    while at < len(deltas):
+        stop, form = at + 1, found.region.form
+        if form is Form.ALL:
+            stop = len(deltas)
+            values = copy_of(found.values)
+            for delta in deltas[at:]:
+                apply(values, delta)
+            found = _over(deltas[-1], found, found.region, values)
+        elif form is deltas[at].region.form and form in {Form.ROWS, Form.ELEMENTS}:
+            while stop < len(deltas) and deltas[stop].region.form is form:
+                stop += 1
+            found = _over(deltas[stop - 1], found, *_overlay([found, *deltas[at:stop]]))
+        else:
+            found = compose(found, deltas[at])
+        at = stop
+    return found
 
 
 def compress(delta: Delta) -> Delta:
@@ -165,12 +197,15 @@ def compress(delta: Delta) -> Delta:
 def narrow(delta: Delta, present: Tensor) -> Delta:
     """A whole-page delta as what it changes in `present`, if that takes fewer bytes.
 
-    Of a page of `NARROW_BYTES` or more; a smaller one is written as it is. A look at a few elements
-    comes first: where most of them change, everything is kept and nothing is compared.
+    Of a page of `NARROW_BYTES` or more; a smaller one is written as it is. Where it differs, a look
+    at a few elements comes first: if most of them change, everything is kept.
     """
     values = delta.values
     if delta.region.form is not Form.ALL or values.nbytes < NARROW_BYTES:
         return delta
+    if same_bits(present, values):  # reads up to the first difference
+        region = Region.none(delta.region.shape)
+        return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
     step = max(values.numel() // _PROBES, 1)
     old, new = present.view(-1)[::step], values.view(-1)[::step]
     if int(changed_elements(old, new).sum()) > len(new) // 2:
@@ -181,8 +216,6 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
         return delta
     if region.nbytes > -(-values.numel() // 8):  # many narrow rows: a bit an element takes less
         region = Region(Form.BITS, region.shape, pack_mask(mask), region.count)
-    if region.form is Form.NONE:
-        return delta._replace(region=region, values=zeros((0,), values.dtype, values.device))
     picked = region.count * values.dtype.itemsize
     if region.nbytes + picked > values.nbytes * _WORTH:
         return delta
@@ -193,17 +226,18 @@ def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:
     return second._replace(base_epoch=first.base_epoch, region=region, values=values)
 
 
-def _overlay(first: Delta, second: Delta) -> tuple[Region, Tensor]:
-    """Union of two row (or element) deltas: where both speak, the second is heard."""
-    old, new = _index(first.region), _index(second.region)
-    joined = torch.unique(torch.cat([old, new]))
+def _overlay(deltas: Sequence[Delta]) -> tuple[Region, Tensor]:
+    """Union of row (or of element) deltas: where several speak, the last is heard."""
+    given = torch.cat([_index(delta.region) for delta in deltas])
+    index, order = torch.sort(given, stable=True)
+    last = torch.ones_like(index, dtype=torch.bool)
+    torch.ne(index[1:], index[:-1], out=last[:-1])
+    first, joined = deltas[0], index[last]
     make = Region.rows if first.region.form is Form.ROWS else Region.elements
     region = make(first.region.shape, joined)
+    bits = torch.cat([words(delta.values) for delta in deltas]).index_select(0, order[last])
     shape = (joined.numel(), *first.values.shape[1:])
-    values = torch.empty(shape, dtype=first.values.dtype, device=first.values.device)
-    for index, source in ((old, first.values), (new, second.values)):
-        if values.numel():
-            delta_merge_rows(values, source, torch.searchsorted(joined, index))
+    values = from_words(bits, first.values.dtype, shape)
     return region, values.view(region.shape) if region.form is Form.ALL else values
 
 

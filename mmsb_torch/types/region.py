@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import copy_of, pack_mask, take_rows, unpack_mask
+from mmsb_torch.device import copy_of, pack_mask, take_rows, unpack_mask, zeros
 
 _SHOWN = 6  # indices named before the rest is counted
 
@@ -104,7 +104,7 @@ class Region(NamedTuple):
             return self._index.to(where, copy=True)
         if self.form is Form.BITS:
             return unpack_mask(self._index, self.shape).to(where)
-        mask = torch.zeros(self.shape, dtype=torch.bool, device=where)
+        mask = zeros(self.shape, torch.bool, where)
         if self.form is Form.ALL:
             mask.fill_(True)
         elif self.form is Form.ROWS:

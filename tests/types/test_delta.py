@@ -1,12 +1,23 @@
 """The laws of deltas, over every dtype, shape and form."""
 
+import functools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_torch.device import copy_of, same_bits
 from mmsb_torch.testing import DTYPES, deltas, shapes, tensors
-from mmsb_torch.types import Delta, Form, Region, apply, changes_bits, compose, compress
+from mmsb_torch.types import (
+    Delta,
+    Form,
+    Region,
+    apply,
+    changes_bits,
+    compose,
+    compose_all,
+    compress,
+)
 
 specs = st.tuples(shapes(), st.sampled_from(DTYPES))
 
@@ -106,3 +117,40 @@ def test_a_delta_is_immutable_and_says_what_it_is():
     assert delta == delta
     assert delta != delta._replace(id=2)
     assert len({delta, delta}) == 1
+
+
+@given(st.data(), specs, st.integers(1, 8))
+def test_composing_all_is_composing_one_by_one(data, spec, count):
+    changes = [data.draw(deltas(*spec)) for _ in range(count)]
+    assert_composed_alike(changes, data.draw(tensors(*spec)))
+
+
+@given(st.data(), specs, st.sampled_from([Form.ROWS, Form.ELEMENTS]), st.integers(2, 20))
+def test_runs_of_rows_and_elements_compose_alike(data, spec, form, count):
+    drawn = [data.draw(deltas(*spec)) for _ in range(count)]
+    changes = [delta for delta in drawn if delta.region.form is form]
+    if changes:
+        assert_composed_alike(changes, data.draw(tensors(*spec)))
+
+
+def assert_composed_alike(changes, page):
+    one_by_one, at_once = functools.reduce(compose, changes), compose_all(changes)
+    assert at_once.region.form is one_by_one.region.form
+    assert torch.equal(at_once.region.mask(), one_by_one.region.mask())
+    if at_once.region.form is not Form.MASK:  # outside of a mask values mean nothing
+        assert same_bits(at_once.values, one_by_one.values)
+    assert same_bits(applied(page, at_once), applied(page, *changes))
+    assert at_once[:3] == one_by_one[:3]
+    assert at_once[5:] == one_by_one[5:]
+
+
+def test_many_rows_compose_to_the_last_word_about_each():
+    shape, changes = (50, 3), []
+    for number in range(200):
+        region = Region.rows(shape, torch.tensor([number * 7 % 40]))
+        changes.append(Delta(number, 1, -1, region, torch.full((1, 3), float(number)), number, ""))
+    found = compose_all(changes)
+    assert found.region.index.tolist() == list(range(40))
+    expected = [max(n for n in range(200) if n * 7 % 40 == row) for row in range(40)]
+    assert found.values[:, 0].tolist() == expected
+    assert (found.id, found.base_epoch) == (199, -1)

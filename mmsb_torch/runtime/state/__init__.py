@@ -1,9 +1,10 @@
 """The present: pages and the one door through which they change.
 
 `table` holds the values, `journal` what changed lately, `selection` and `staging` turn what a user
-hands over into a delta, `router` commits it, `history` rebuilds the past, `events` tells others.
+hands over into a delta, `batch` collects deltas for one transaction, `router` commits them, `history` rebuilds the past, `events` tells others.
 """
 
+from mmsb_torch.runtime.state.batch import Batch
 from mmsb_torch.runtime.state.events import EventBus
 from mmsb_torch.runtime.state.history import epoch_at, value_at
 from mmsb_torch.runtime.state.journal import Journal
@@ -13,6 +14,7 @@ from mmsb_torch.runtime.state.staging import next_delta_id, stage
 from mmsb_torch.runtime.state.table import Entry, Table
 
 __all__ = [
+    "Batch",
     "Entry",
     "EventBus",
     "Journal",

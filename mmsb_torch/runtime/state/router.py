@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmsb_torch.device import copy_of
 from mmsb_torch.errors import (
     ClosedError,
     CorruptLogError,
@@ -25,6 +26,7 @@ from mmsb_torch.errors import (
     PageMutatedError,
     ReadOnlyError,
 )
+from mmsb_torch.runtime.state.batch import Base
 from mmsb_torch.runtime.state.events import EventBus
 from mmsb_torch.runtime.state.history import epoch_at, value_at
 from mmsb_torch.runtime.state.staging import next_delta_id
@@ -160,8 +162,7 @@ class Router:
                     entry.put(delta.values.detach(), shared=False)
                     entry.tx = record.tx
                 else:
-                    whole = delta.region.form is Form.ALL
-                    self._apply(entry, delta, None if whole else entry.writable(), record.tx)
+                    self._apply(entry, delta, entry.target(delta.region.form), record.tx)
             self.log.append(record, kept)
             self.tx = record.tx
 
@@ -175,6 +176,7 @@ class Router:
         epochs: Mapping[int, int] | None = None,
         only_at: int | None = None,
         wait: bool = True,
+        bases: dict[int, Base] | None = None,
     ) -> Transaction:
         """Commit staged deltas, at most one a page, together; returns the transaction.
 
@@ -186,6 +188,8 @@ class Router:
             epochs: page id -> epoch that the caller expects.
             only_at: refuse with EpochConflictError unless this is still the last transaction.
             wait: until it is written to the log; else that happens behind the caller.
+            bases: what deltas were compared with, see `Batch`; taken out, so that what is not
+                changed elsewhere can be merged in place.
 
         Raises:
             EpochConflictError, PageMutatedError, ClosedError, ReadOnlyError, DerivedPageError:
@@ -204,7 +208,9 @@ class Router:
                 entry = find(delta.page_id)
                 if epochs or not entry.is_unwritten():
                     self._check(entry, epochs)
-                placed.append((entry, narrow(delta.at(entry.epoch), entry.value)))
+                base = bases.pop(delta.page_id, None) if bases else None
+                placed.append((entry, self._settled(entry, delta, base)))
+                del base
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
@@ -214,12 +220,11 @@ class Router:
                 shared = self.log.keeps or not wait  # the log reads what pages adopt
                 with self.table.lock:
                     # what can fail (memory for copies) comes before anything is changed
-                    targets = [
-                        None if delta.region.form is Form.ALL else entry.writable()
-                        for entry, delta in placed
-                    ]
+                    targets = [entry.target(delta.region.form) for entry, delta in placed]
                     self.log.append(record, kept)
                     for (entry, delta), target in zip(placed, targets, strict=True):
+                        if not self.log.keeps:
+                            entry.retire(delta.region.form)
                         self._apply(entry, delta, target, tx, shared=shared)
                     self.tx = tx
             except BaseException:
@@ -229,6 +234,19 @@ class Router:
         if self.events.listening:
             self._tell(record, [entry for entry, _ in placed])
         return record
+
+    def _settled(self, entry: Entry, delta: Delta, base: Base | None) -> Delta:
+        """A staged delta of a page as it is now. Commit lock held."""
+        if delta.base_epoch == entry.epoch:  # nobody changed what it was compared with
+            return delta
+        if base is not None:
+            if base.is_unwritten():
+                value = copy_of(base.value)
+            else:
+                value = value_at(self.log, entry.info.id, base.tx)
+            apply(value, delta)
+            delta = delta._replace(region=Region.all(delta.region.shape), values=value)
+        return narrow(delta.at(entry.epoch), entry.value)
 
     def publish(self, entry: Entry, value: Tensor, region: Region) -> Delta:
         """Give a derived page its recomputed value (adopted), as a delta without a transaction.
@@ -337,9 +355,9 @@ class Router:
         self, entry: Entry, delta: Delta, target: Tensor | None, tx: int, *, shared: bool = False
     ) -> None:
         changed = not entry.watched or changes_bits(entry.value, delta)
-        if target is None:
+        if delta.region.form is Form.ALL:
             entry.put(delta.values.detach(), shared=shared)
-        else:
+        elif target is not None:
             apply(target, delta)
             entry.put(target, shared=False)
         entry.tx = tx  # before the epochs: see `epoch_at`

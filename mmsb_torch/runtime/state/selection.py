@@ -73,16 +73,19 @@ def _positions(
         for position in (given[0], given[-1]):
             if not -size <= position < size:
                 raise _out_of_range(name, what, position, size)
-    index = _integers(name, what, given, size)
-    if index.dim() != 1:
-        raise InvalidDeltaError(
-            f"update of page {name!r}: {what}= should be one list of positions, "
-            f"found shape {list(index.shape)}"
-        )
-    if index.numel() <= _FEW:
-        index, order = _few(name, what, index, size)
+    if type(given) is list and 0 < len(given) <= _FEW and {*map(type, given)} == {int}:
+        index, order = _few(name, what, given, size)
     else:
-        index, order = _many(name, what, index, size)
+        index = _integers(name, what, given, size)
+        if index.dim() != 1:
+            raise InvalidDeltaError(
+                f"update of page {name!r}: {what}= should be one list of positions, "
+                f"found shape {list(index.shape)}"
+            )
+        if index.numel() <= _FEW:
+            index, order = _few(name, what, index.tolist(), size)
+        else:
+            index, order = _many(name, what, index, size)
     if device.type == "cpu":
         return index, order
     return index.to(device), None if order is None else order.to(device)
@@ -116,11 +119,11 @@ def _integers(name: str, what: str, given: Any, size: int) -> Tensor:
         found, given = "a bool among them", None
     if not isinstance(given, Tensor):
         array = _array(given)
-        found = f"{array.dtype} {given!r:.60}" if given is not None else found
         if array.dtype.kind in "iuO" and array.size:
             _check_huge(name, what, array, size)
         if array.dtype.kind in "iu":
             return torch.from_numpy(array.astype(np.int64))
+        found = f"{array.dtype} {given!r:.60}" if given is not None else found
     hint = " Pass a bool tensor as mask=." if "bool" in found else ""
     raise InvalidDeltaError(
         f"update of page {name!r}: {what}= should be integers (a list or an integer tensor on the "
@@ -154,8 +157,7 @@ def _check_huge(name: str, what: str, array: np.ndarray[Any, Any], size: int) ->
             raise _out_of_range(name, what, position, size)
 
 
-def _few(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-    given: list[int] = index.tolist()
+def _few(name: str, what: str, given: list[int], size: int) -> tuple[Tensor, Tensor | None]:
     if len(given) == 1:
         return _single(name, what, given[0], size, _CPU), None
     positions = []

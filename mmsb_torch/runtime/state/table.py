@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -10,8 +12,10 @@ from torch import Tensor
 from mmsb_torch.device import copy_of, held_elsewhere, words
 from mmsb_torch.errors import InvalidPageError, PageExistsError, PageNotFoundError
 from mmsb_torch.runtime.state.journal import Journal
-from mmsb_torch.types import PageInfo, Spec
+from mmsb_torch.types import Form, PageInfo, Spec
 
+RECYCLED_BYTES = 1 << 20
+"""Values from this size on leave their memory to the next one."""
 _OF_READERS = 1 << 62
 
 
@@ -28,6 +32,7 @@ class Entry:
         "epoch",
         "info",
         "journal",
+        "retired",
         "shared",
         "spare",
         "spec",
@@ -35,6 +40,7 @@ class Entry:
         "tx",
         "version",
         "watched",
+        "whole",
     )
 
     def __init__(self, info: PageInfo) -> None:
@@ -52,6 +58,10 @@ class Entry:
         """`tensor._version` after our own last write; another value means a foreign write."""
         self.shared = False
         self.spare: Tensor | None = None
+        self.whole = False
+        """The last change replaced the whole value."""
+        self.retired: deque[Tensor] = deque(maxlen=2)
+        """Memory of values of before, of a page that is replaced time and again; see `recycled`."""
         self.journal = Journal()
 
     def is_unwritten(self) -> bool:
@@ -84,6 +94,31 @@ class Entry:
             words(spare).copy_(words(tensor))
             return spare
         return copy_of(tensor)
+
+    def target(self, form: Form) -> Tensor | None:
+        """As `writable`, for a delta of that form; None if it brings its memory, or changes nothing."""
+        return None if form in {Form.ALL, Form.NONE} else self.writable()
+
+    def retire(self, form: Form) -> None:
+        """A delta of that form is about to be applied: keep, or let go of, memory. Table lock held."""
+        if form is not Form.ALL:
+            self.retired.clear()
+        elif self.whole and self.value.nbytes >= RECYCLED_BYTES:
+            self.retired.append(self.value)
+        self.whole = form is Form.ALL
+
+    def recycled(self) -> Tensor | None:
+        """Memory of the page's shape and dtype for its next value, if nobody holds it any more.
+
+        Fresh memory costs several times as much to fill. Any thread may call; takes no lock.
+        """
+        for _ in range(len(self.retired)):
+            with contextlib.suppress(IndexError):  # another thread was faster
+                tensor = self.retired.popleft()
+                if not held_elsewhere(tensor):
+                    return tensor
+                self.retired.append(tensor)  # readers, or the log, are not done with it
+        return None
 
     def alias(self) -> Tensor:
         """A detached alias of the present value, for reading. Table lock held."""

@@ -14,6 +14,7 @@ Quantised dtypes are refused: their scale is not in their bytes.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,7 @@ class Encoding:
     name: str | None = None
 
 
+@functools.cache
 def encoding(dtype: torch.dtype) -> Encoding:
     """Return how `dtype` is written.
 

@@ -8,11 +8,12 @@ faulty disk in its place. `Files` raises plain `OSError`; the functions around i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,6 +40,20 @@ _ADVICE = {
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
+def _find() -> Callable[[int, int, int, int], int] | None:
+    """Linux's `sync_file_range`, if this is Linux."""
+    try:
+        call = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError, TypeError):
+        return None
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return call
+
+
+_sync_file_range = _find()
+_BEGIN_ONLY = 2  # SYNC_FILE_RANGE_WRITE: begins, waits for nothing, and takes no error away
+
+
 class Files:
     """The store's system calls, one method each; a faulty disk overrides some of them."""
 
@@ -61,6 +76,11 @@ class Files:
     def write(self, fd: int, data: memoryview) -> int:
         """Write some of `data`, return how many bytes."""
         return os.write(fd, data)
+
+    def begin_sync(self, fd: int, offset: int, nbytes: int) -> None:
+        """Let the system begin to bring these bytes to the disk; no promise: `fsync` follows."""
+        if _sync_file_range is not None:
+            _sync_file_range(fd, offset, nbytes, _BEGIN_ONLY)
 
     def truncate(self, fd: int, nbytes: int) -> None:
         """Cut the file to `nbytes`."""

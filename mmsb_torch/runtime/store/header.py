@@ -37,6 +37,9 @@ _OPEN = re.compile(rf"\{{{_WS}")
 _NEXT = re.compile(f"{_WS}([,}}])")
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a header: its tag, its shape, and its bytes `[start, stop)` of the data."""
@@ -87,7 +90,7 @@ def build_header(header: Header) -> bytes:
             "data_offsets": [entry.start, entry.stop],
         }
     try:
-        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        text = _JSON.encode(fields).encode()
     except UnicodeEncodeError as error:
         raise SerializationError(
             f"a tensor name or metadata text is no valid unicode: {error.object[error.start :][:40]!r}."

@@ -24,6 +24,7 @@ from mmsb_torch.types import Delta, Form, PageInfo, Region, Spec, Transaction
 from mmsb_torch.types.spec import dtype_named
 
 OPS_KEY = "mmsb.ops"
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _VERSION = 1
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
@@ -57,7 +58,7 @@ def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[s
         "created": [_encode_page(info) for info in transaction.created],
         "deltas": deltas,
     }
-    return tensors, json.dumps(ops, separators=(",", ":"), allow_nan=False)
+    return tensors, _JSON.encode(ops)
 
 
 def _encode_page(info: PageInfo) -> dict[str, Any]:

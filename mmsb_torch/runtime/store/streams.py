@@ -27,6 +27,8 @@ from mmsb_torch.runtime.store.files import (
 
 # Small enough that a chunk is still in cache when it is hashed, large enough that calls are free.
 CHUNK_BYTES = 1 << 20
+EARLY_BYTES = 8 << 20
+"""Of a file that will be synced, the disk is given this much at a time while the rest is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,10 @@ class Sink:
     Use through `new_file`. Small pieces are collected into one write.
     """
 
-    def __init__(self, fd: int, path: Path, files: Files) -> None:
+    def __init__(self, fd: int, path: Path, files: Files, *, early: bool) -> None:
         self._fd = fd
+        self._early = early
+        self._begun = 0
         self._path = path
         self._files = files
         self._pending = bytearray()
@@ -85,6 +89,9 @@ class Sink:
             if written <= 0:  # no disk should do that; going on would never end
                 raise store_error("write", self._path, OSError(errno.EIO, ""))
             chunk = chunk[written:]
+        if self._early and self.nbytes - self._begun >= EARLY_BYTES:
+            self._files.begin_sync(self._fd, self._begun, self.nbytes - self._begun)
+            self._begun = self.nbytes
 
 
 @contextlib.contextmanager
@@ -102,7 +109,7 @@ def new_file(path: Path, files: Files = FILES, *, sync: bool = True) -> Iterator
         fd = files.open(path, flags)
     try:
         try:
-            sink = Sink(fd, path, files)
+            sink = Sink(fd, path, files, early=sync)
             yield sink
             sink.flush()
             if sync:

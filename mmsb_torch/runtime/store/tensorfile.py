@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from mmsb_torch.device import empty
 from mmsb_torch.errors import CorruptStoreError, SerializationError, StoreError, UnsupportedError
 from mmsb_torch.runtime.store.dtypes import DTYPES_KEY, READABLE, Encoding, carried, encoding
 from mmsb_torch.runtime.store.files import FILES, Files, StrPath
@@ -42,6 +43,7 @@ from mmsb_torch.runtime.store.streams import FileRecord, Source, new_file, open_
 T = TypeVar("T")
 Spec: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 
+_CPU = torch.device("cpu")
 _PROGRESS_BYTES = 16 << 20
 
 # Integers of the same width: copying them cannot quieten a signalling NaN.
@@ -54,10 +56,7 @@ class _Stored:
 
     tensor: torch.Tensor
     encoding: Encoding
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.numel() * self.tensor.dtype.itemsize
+    nbytes: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +87,7 @@ def _stored(name: str, tensor: torch.Tensor) -> _Stored:
             f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
             "Store its dense parts instead."
         )
-    return _Stored(plain, encoding(plain.dtype))
+    return _Stored(plain, encoding(plain.dtype), plain.numel() * plain.dtype.itemsize)
 
 
 def write_tensors(
@@ -158,7 +157,7 @@ def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor]
     specs = _specs(header, metadata.pop(DTYPES_KEY, "{}"), where)
     found: dict[str, torch.Tensor] = {}
     for name, entry in header.entries.items():
-        memory = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        memory = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             _memory(memory)[:] = data[entry.start : entry.stop]
         found[name] = _shaped(memory, specs[name], name, where)
@@ -220,10 +219,13 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
 
 def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the elements in order as uint8 on the CPU: a view where that is possible."""
-    tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
     if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
         tensor = tensor.view(word)
-    flat = tensor.contiguous().cpu().reshape(-1)
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        tensor = tensor.contiguous().cpu()
+    flat = tensor.view(-1)
     if flat.stride(0) != 1:  # of one element: `contiguous` lets it have any
         flat = flat.as_strided(flat.shape, (1,))
     return flat.view(torch.uint8)
@@ -337,7 +339,7 @@ def _parse(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     found: dict[str, torch.Tensor] = {}
     for name in sorted(header.entries, key=lambda name: header.entries[name].start):
         entry = header.entries[name]
-        raw = torch.empty(entry.nbytes, dtype=torch.uint8, device="cpu")
+        raw = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             source.fill(_memory(raw))
         found[name] = _shaped(raw, specs[name], name, repr(str(source.path)))

@@ -5,9 +5,11 @@ import stat
 import pytest
 
 from mmsb_torch.errors import CorruptStoreError, StoreError
-from mmsb_torch.runtime.store.files import exists, store_error, sync_folder
+from mmsb_torch.runtime.store import files
+from mmsb_torch.runtime.store.files import Files, exists, store_error, sync_folder
 from mmsb_torch.runtime.store.streams import (
     CHUNK_BYTES,
+    EARLY_BYTES,
     create_file,
     new_file,
     open_file,
@@ -120,6 +122,39 @@ def test_new_files_are_synced_before_they_are_closed(tmp_path, kit):
     create_file(tmp_path / "a", b"x", counter)
     assert counter.calls == ["open", "write", "fsync", "close"]
     assert stat.S_ISREG((tmp_path / "a").stat().st_mode)
+
+
+class Early(Files):
+    """The real disk, which notes what it was asked to begin with, and when."""
+
+    def __init__(self):
+        self.calls = []
+
+    def begin_sync(self, fd, offset, nbytes):
+        self.calls.append((offset, nbytes))
+        super().begin_sync(fd, offset, nbytes)
+
+    def fsync(self, fd):
+        self.calls.append("fsync")
+        super().fsync(fd)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_disk_begins_early_with_large_files_that_are_synced(tmp_path, known, monkeypatch):
+    if not known:
+        monkeypatch.setattr(files, "_sync_file_range", None)
+    data = os.urandom(2 * EARLY_BYTES + CHUNK_BYTES + 5)
+    disk = Early()
+    record = create_file(tmp_path / "a", data, disk)
+    assert disk.calls == [(0, EARLY_BYTES), (EARLY_BYTES, EARLY_BYTES), "fsync"]
+    assert record.nbytes == len(data)
+    assert (tmp_path / "a").read_bytes() == data
+    disk = Early()
+    with new_file(tmp_path / "b", disk, sync=False) as sink:
+        sink.write(data)
+    assert disk.calls == []
+    create_file(tmp_path / "c", data[: EARLY_BYTES - 1], disk)
+    assert disk.calls == ["fsync"]
 
 
 def test_a_file_system_without_folder_sync_is_left_alone(tmp_path, kit):
