@@ -14,6 +14,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from mmsb_torch.runtime.store import durable
+from mmsb_torch.testing import FailingDisk, abandon, open_on, values, work
 
 LEVEL = {"": "test", "1": "gate", "soak": "soak"}[os.environ.get("MMSB_GATE", "")]
 ROOT = Path(__file__).parents[2]
@@ -90,6 +94,34 @@ class Kit:
     def logs(path):
         """The log files of a store, oldest first."""
         return sorted((path / "log").glob("*.tlog"))
+
+    @staticmethod
+    def made_small(path, count=14):
+        """A store of `count` transactions and no checkpoint, whose writer was killed; its states."""
+        memory = open_on(FailingDisk(), path)
+        states = work(memory, count)
+        abandon(memory)
+        return states
+
+    @staticmethod
+    def made_whole(path):
+        """A store with files of every kind, whose writer was killed; its last state.
+
+        Two checkpoints that share a file, three log files, payloads in files of their own.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(durable, "INLINE_BYTES", 700)
+            memory = open_on(FailingDisk(), path)
+            memory.page("c", torch.arange(40, dtype=torch.bfloat16).view(torch.uint8).view(5, 16))
+            work(memory, 9)
+            memory.derive(torch.neg, "a", name="minus").tensor  # noqa: B018 - it is kept
+            memory.checkpoint()
+            memory.update("b", 3, indices=[1])
+            memory.checkpoint()
+            work(memory, 16)
+            state = values(memory)
+            abandon(memory)
+        return state
 
 
 @pytest.fixture(scope="session")
