@@ -49,7 +49,8 @@ class FailingDisk(Files):
     """The real disk, never waited for, whose `nth` call (from 0) fails: once, or from then on.
 
     A call that gives a descriptor back fails after it has done so, as close(2) does. `calls` has the
-    names of all calls so far; `nth=None` only counts. `only` names the calls that count.
+    names of all calls so far; `nth=None` only counts. `only` names the calls that count. With `short`
+    the nth call, a read or write, does half of what it was to do; those after it fail if persistent.
     """
 
     METHODS = (
@@ -63,10 +64,12 @@ class FailingDisk(Files):
         code: int = 0,
         *,
         persistent: bool = False,
+        short: bool = False,
         only: tuple[str, ...] = METHODS,
     ) -> None:
         self.calls: list[str] = []
         self._nth, self._code, self._persistent = nth, code, persistent
+        self._short = short
         for name in self.METHODS:
             if name in only:
                 setattr(self, name, self._wrapped(name, getattr(self, name)))
@@ -86,6 +89,9 @@ class FailingDisk(Files):
             )
             if not due:
                 return call(*args)
+            if self._short and number == self._nth:
+                fd, data, *rest = args
+                return call(fd, data[: max(len(data) // 2, 1)], *rest)
             if name == "close":
                 call(*args)
             raise OSError(self._code, os.strerror(self._code))
@@ -218,6 +224,7 @@ def crash_states(
     share: float = 1.0,
     *,
     draws: int = 1,
+    since: int = 0,
 ) -> Iterator[Crash]:
     """Every state that a crash may leave, of a share of the moments; each folder is the caller's.
 
@@ -232,9 +239,10 @@ def crash_states(
         share: of the moments, 0 to 1.
         draws: how often it is drawn where a write is torn and which changes are lost; what was drawn
             at that moment before is left out.
+        since: the first moment, in changes.
     """
     ways = ("killed", *("torn",) * draws, "unsynced lost", *("some lost",) * draws)
-    for after in range(len(disk.changes) + 1):
+    for after in range(since, len(disk.changes) + 1):
         if numbers.random() >= share:
             continue
         changes = disk.changes[:after]

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -74,6 +75,8 @@ class Kit:
         code = 1
         try:
             code = int(child() or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
 
