@@ -117,7 +117,7 @@ class Kit:
             memory = open_on(FailingDisk(), path)
             memory.page("c", torch.arange(40, dtype=torch.bfloat16).view(torch.uint8).view(5, 16))
             work(memory, 9)
-            memory.derive(torch.neg, "a", name="minus").tensor
+            _ = memory.derive(torch.neg, "a", name="minus").tensor
             memory.checkpoint()
             memory.update("b", 3, indices=[1])
             memory.checkpoint()
