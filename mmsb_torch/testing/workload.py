@@ -45,15 +45,15 @@ def work(memory: Memory, count: int = 20, states: States | None = None) -> State
         states[memory.tx] = values(memory)
         memory.page("b", torch.arange(8, dtype=torch.int16))
         states[memory.tx] = values(memory)
-    numbers = random.Random(0)  # noqa: S311 - any numbers will do
     while memory.tx < count:
-        _edit(memory, numbers)
+        _edit(memory)
         states[memory.tx] = values(memory)
     return states
 
 
-def _edit(memory: Memory, numbers: random.Random) -> None:
+def _edit(memory: Memory) -> None:
     tx, value = memory.tx, float(memory.tx)
+    numbers = random.Random(tx)  # noqa: S311 - any numbers will do
     if tx % 5 == 0:
         memory.update("a", torch.full((4, 3), value))
     elif tx % 5 == 1:

@@ -31,6 +31,10 @@ def path(tmp_path):
     return tmp_path / "run.mmsb"
 
 
+def logs(path):
+    return sorted((path / "log").glob("*.tlog"))
+
+
 @pytest.mark.parametrize("durability", ["process", "full", "none"])
 def test_what_was_committed_is_there_after_a_kill(path, durability):
     memory = mmsb.open(path, durability=durability)

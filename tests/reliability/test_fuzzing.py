@@ -4,6 +4,7 @@ Input n of a run is made from the seed and n alone: `MMSB_FUZZ=7:1234` runs inpu
 """
 
 import contextlib
+import copy
 import json
 import mmap
 import os
@@ -100,16 +101,18 @@ def any_json(tree, numbers):
         node, key = numbers.choice(all_places)
         act = numbers.randrange(6)
         if act < 3:
-            node[key] = numbers.choice(SCALARS)
+            node[key] = copy.deepcopy(numbers.choice(SCALARS))
         elif act == 3:
             del node[key]
         elif act == 4:
             other, name = numbers.choice(all_places)
-            node[key] = json.loads(json.dumps(other[name]))
+            node[key] = copy.deepcopy(other[name])
         elif isinstance(node, list):
-            node.append(node[key])
+            node.append(copy.deepcopy(node[key]))
         else:
-            node[numbers.choice(("x", "../x", "", "digest", "__metadata__", "\ud800"))] = node[key]
+            node[numbers.choice(("x", "../x", "", "digest", "__metadata__", "\ud800"))] = (
+                copy.deepcopy(node[key])
+            )
     text = json.dumps(tree, ensure_ascii=numbers.random() < 0.8, separators=(",", ":"))
     act = numbers.randrange(12)
     if act == 0:  # a key twice
