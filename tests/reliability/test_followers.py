@@ -140,9 +140,9 @@ def test_many_processes_follow_one_writer(tmp_path, gate, kit):
         writer.commit()
     paced = writer.memory.tx
     board.wait(paced)
-    for _ in range(gate.choose(test=40, gate=120, soak=300)):
+    for _ in range(gate.choose(test=20, gate=60, soak=300)):
         writer.commit()
-        time.sleep(0.03)
+        time.sleep(gate.choose(test=0.05, gate=0.15, soak=0.15))
     board.put(0, writer.memory.tx)
     assert [kit.exit_code(pid) for pid in children] == [0] * readers
     busy, idle, states = [], [], 0
