@@ -4,7 +4,6 @@ Input n of a run is made from the seed and n alone: `MMSB_FUZZ=7:1234` runs inpu
 """
 
 import contextlib
-import copy
 import json
 import mmap
 import os
@@ -19,7 +18,6 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import xxhash
 import zstandard
@@ -34,95 +32,11 @@ from mmsb_torch.runtime.store.frame import FileHeader, Kind, RecordHeader, chain
 from mmsb_torch.runtime.store.logfile import LogFile
 from mmsb_torch.runtime.store.tensorfile import decode_tensors, encode_tensors, read_tensors
 from mmsb_torch.testing import opened
+from mmsb_torch.testing.mutations import HUGE, any_bytes, any_json
 from mmsb_torch.types import Event, apply
 
 SLACK = 64 << 20
 BOMB = 8 << 20
-HUGE = (-1, 0, 1, 255, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**400)
-SCALARS = (
-    *HUGE, None, True, False, 1.5, -0.0, 1e308, float("nan"), float("inf"), "", "a" * 3000, "\0",
-    "../../etc/passwd", "/etc/passwd", "MMSB.json", "__metadata__", "\ud800", "\u202e", "all",
-    "rows", "elements", "bits", "none", "float32", "complex128", "uint3", "qint8", "F64", "BOOL",
-    [], {}, [[]], [0], [2**62, 4], [0, 2**63], [1] * 3000, {"a": {}},
-)  # fmt: skip
-
-
-# mutations
-
-
-def any_bytes(raw, numbers, others):
-    """A few random changes of bytes."""
-    raw = bytearray(raw)
-    for _ in range(numbers.choice((1, 1, 1, 2, 4, 16))):
-        at = numbers.randrange(len(raw) + 1)
-        length = numbers.choice((1, 1, 2, 4, 8, 64, 512))
-        act = numbers.randrange(8)
-        if act == 0 and at < len(raw):
-            raw[at] ^= 1 << numbers.randrange(8)
-        elif act == 1:
-            raw[at : at + length] = numbers.randbytes(length)
-        elif act == 2:
-            raw[at:at] = numbers.randbytes(length)
-        elif act == 3:
-            del raw[at : at + length]
-        elif act == 4:
-            raw[at:at] = raw[max(at - length, 0) : at]
-        elif act == 5:
-            del raw[at:]
-        elif act == 6:
-            other = numbers.choice(others)
-            start = numbers.randrange(len(other) + 1)
-            raw[at : at + length] = other[start : start + length]
-        else:
-            number = numbers.choice(HUGE) % 2**64
-            raw[at : at + 8] = number.to_bytes(8, "little")
-    return bytes(raw)
-
-
-def places(tree):
-    """Every (container, key) of a JSON tree."""
-    found, left = [], [tree]
-    while left:
-        node = left.pop()
-        items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            found.append((node, key))
-            if isinstance(value, dict | list):
-                left.append(value)
-    return found
-
-
-def any_json(tree, numbers):
-    """The text of a JSON object with a few hostile values; `tree` is used up."""
-    for _ in range(numbers.choice((1, 1, 2, 4))):
-        all_places = places(tree)
-        if not all_places:
-            break
-        node, key = numbers.choice(all_places)
-        act = numbers.randrange(6)
-        if act < 3:
-            node[key] = copy.deepcopy(numbers.choice(SCALARS))
-        elif act == 3:
-            del node[key]
-        elif act == 4:
-            other, name = numbers.choice(all_places)
-            node[key] = copy.deepcopy(other[name])
-        elif isinstance(node, list):
-            node.append(copy.deepcopy(node[key]))
-        else:
-            node[numbers.choice(("x", "../x", "", "digest", "__metadata__", "\ud800"))] = (
-                copy.deepcopy(node[key])
-            )
-    text = json.dumps(tree, ensure_ascii=numbers.random() < 0.8, separators=(",", ":"))
-    act = numbers.randrange(12)
-    if act == 0:  # a key twice
-        text = re.sub(r'\{("[^"]*":[^,{}\[\]]+)', r"{\1,\1", text, count=numbers.choice((1, 0)))
-    elif act == 1:  # deep
-        depth = numbers.choice((90, 200, 5000, 100_000))
-        text = re.sub(r":(\d+|null|\"[^\"]*\")", ":" + "[" * depth + "]" * depth, text, count=1)
-    elif act == 2:
-        text = text.replace(":", " : \n", 5)
-    return text.encode(errors="surrogatepass")
 
 
 # what is well-formed but for one part, and has good checksums
@@ -486,9 +400,3 @@ def test_hostile_bytes_are_refused(tmp_path, gate, kit):
     gate.report("R8", count, accepted=accepted, refused=count - accepted, silent=0)
     assert asked or 0.02 * count < accepted < 0.9 * count
     shutil.rmtree(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Memory of threads' own heaps would count as well."""
-    torch.set_num_threads(1)
