@@ -64,7 +64,7 @@ def test_every_state_that_a_crash_may_leave(tmp_path, durability, monkeypatch, g
     ways = dict.fromkeys(["killed", "torn", "unsynced lost", "some lost"], 0)
     lost = silent = 0
     share = gate.choose(test=0.3, gate=1.0, soak=1.0)
-    draws = gate.trials("R2", test=1, gate=16, soak=600)
+    draws = gate.trials("R2", test=1, gate=12, soak=600)
     states = crash_states(run.disk, root, tmp_path / "states", random.Random(2), share, draws=draws)
     for crash in states:
         if crash.after < run.marks[0][0]:  # there was no store yet to lose anything

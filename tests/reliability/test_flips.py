@@ -117,7 +117,7 @@ def test_what_others_load_after_a_flip(tmp_path, save, gate):
         places = [(file, at) for file, raw in contents.items() for at in range(len(raw))]
         numbers = random.Random(4)
         places = numbers.sample(
-            places, min(len(places), gate.choose(test=60, gate=5000, soak=5000))
+            places, min(len(places), gate.choose(test=60, gate=2000, soak=5000))
         )
         outcomes = {"error": 0, "right": 0, "silently wrong": 0}
         for file, at in places:
