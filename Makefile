@@ -26,11 +26,12 @@ demo: $(STAMP)  ## the main job on real text
 test: $(STAMP)  ## the tests, with coverage
 	$(RUN) -m pytest -n 2 --cov --cov-report=term
 
-gate: $(STAMP)  ## the long durability tests: every byte, every call, every crash
-	MMSB_GATE=1 $(RUN) -m pytest tests/memory/test_durability.py --timeout 1200
+gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.json has the result
+	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability --timeout 1200
 
-soak: $(STAMP)  ## the state machine and the laws, many examples
-	HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 tests/integration/test_machine.py tests/types --timeout 3600
+soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples
+	MMSB_GATE=soak HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 --dist worksteal tests/reliability \
+		tests/integration/test_machine.py tests/types --timeout 36000
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -2,7 +2,8 @@
 
 `strategies` draws specs, tensors of random bits and updates; `model.ModelMemory` is a memory made
 of copies and full recomputation; `machine.MemoryMachine` runs both side by side; `disks` has disks
-that fail, and lays out what a crash may leave.
+that fail, and lays out what a crash may leave; `workload` is a fixed piece of work whose states are
+known.
 """
 
 from mmsb_torch.testing.disks import (
@@ -26,6 +27,7 @@ from mmsb_torch.testing.strategies import (
     tensors,
     updates,
 )
+from mmsb_torch.testing.workload import opened, same_values, values, work
 
 __all__ = [
     "DTYPES",
@@ -41,8 +43,12 @@ __all__ = [
     "crash_states",
     "deltas",
     "open_on",
+    "opened",
     "random_bits",
+    "same_values",
     "shapes",
     "tensors",
     "updates",
+    "values",
+    "work",
 ]

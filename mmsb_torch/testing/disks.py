@@ -49,7 +49,8 @@ class FailingDisk(Files):
     """The real disk, never waited for, whose `nth` call (from 0) fails: once, or from then on.
 
     A call that gives a descriptor back fails after it has done so, as close(2) does. `calls` has the
-    names of all calls so far; `nth=None` only counts. `only` names the calls that count.
+    names of all calls so far; `nth=None` only counts. `only` names the calls that count. With `short`
+    the nth call, a read or write, does half of what it was to do; those after it fail if persistent.
     """
 
     METHODS = (
@@ -63,10 +64,12 @@ class FailingDisk(Files):
         code: int = 0,
         *,
         persistent: bool = False,
+        short: bool = False,
         only: tuple[str, ...] = METHODS,
     ) -> None:
         self.calls: list[str] = []
         self._nth, self._code, self._persistent = nth, code, persistent
+        self._short = short
         for name in self.METHODS:
             if name in only:
                 setattr(self, name, self._wrapped(name, getattr(self, name)))
@@ -86,6 +89,9 @@ class FailingDisk(Files):
             )
             if not due:
                 return call(*args)
+            if self._short and number == self._nth:
+                fd, data, *rest = args
+                return call(fd, data[: max(len(data) // 2, 1)], *rest)
             if name == "close":
                 call(*args)
             raise OSError(self._code, os.strerror(self._code))
@@ -206,11 +212,19 @@ class Crash:
     """How many changes had been made."""
     how: str
     """"killed" (all of them are there), "torn" (the last write in part), "unsynced lost" (a power
-    cut: nothing that was not waited for), "some lost" (a power cut: any part of that)."""
+    cut: nothing that was not waited for), "some lost" (a power cut: any part of that is lost or torn,
+    so that what came later may be there without what came before)."""
 
 
 def crash_states(
-    disk: RecordingDisk, root: Path, into: Path, numbers: random.Random, share: float = 1.0
+    disk: RecordingDisk,
+    root: Path,
+    into: Path,
+    numbers: random.Random,
+    share: float = 1.0,
+    *,
+    draws: int = 1,
+    since: int = 0,
 ) -> Iterator[Crash]:
     """Every state that a crash may leave, of a share of the moments; each folder is the caller's.
 
@@ -223,36 +237,57 @@ def crash_states(
         into: where the states are laid out, each under its own name.
         numbers: what decides which moments, and what is lost.
         share: of the moments, 0 to 1.
+        draws: how often it is drawn where a write is torn and which changes are lost; what was drawn
+            at that moment before is left out.
+        since: the first moment, in changes.
     """
-    ways = ("killed", "torn", "unsynced lost", "some lost")
-    for after in range(len(disk.changes) + 1):
+    ways = ("killed", *("torn",) * draws, "unsynced lost", *("some lost",) * draws)
+    for after in range(since, len(disk.changes) + 1):
         if numbers.random() >= share:
             continue
-        for how in ways:
-            if how == "torn" and (after == 0 or disk.changes[after - 1].what != "write"):
+        changes = disk.changes[:after]
+        unsynced, seen = _unsynced(changes), set()
+        for number, how in enumerate(ways):
+            if how == "torn" and (after == 0 or changes[-1].what != "write"):
                 continue
-            state = _replay(disk.changes[:after], how, numbers)
-            path = into / f"{after:06d} {how}" / root.name
-            _lay_out(state, root, path)
+            damage = _damage(changes, unsynced, how, numbers)
+            if (how, tuple(damage.items())) in seen:
+                continue
+            seen.add((how, tuple(damage.items())))
+            path = into / f"{after:06d} {number} {how}" / root.name
+            _lay_out(_replay(changes, damage), root, path)
             yield Crash(path, after, how)
 
 
-def _replay(changes: list[Change], how: str, numbers: random.Random) -> dict[Path, bytes | None]:
+def _damage(
+    changes: list[Change], unsynced: list[int], how: str, numbers: random.Random
+) -> dict[int, int]:
+    """What a crash does to changes, by number: how many bytes of a write are left; -1: it is lost."""
+    if how == "torn":
+        return {len(changes) - 1: numbers.randrange(len(changes[-1].data))}
+    if how == "unsynced lost":
+        return dict.fromkeys(unsynced, -1)
+    damage = {}
+    for number in unsynced if how == "some lost" else ():
+        if numbers.random() < 0.5:
+            data, torn = changes[number].data, numbers.random() < 0.5
+            damage[number] = numbers.randrange(len(data)) if data and torn else -1
+    return damage
+
+
+def _replay(changes: list[Change], damage: dict[int, int]) -> dict[Path, bytes | None]:
     """Paths and contents (None: a folder) after a crash."""
-    cut = how in {"unsynced lost", "some lost"}
-    lost = _lost(changes, how, numbers) if cut else set()
     state: dict[Path, bytes | None] = {}
     for number, change in enumerate(changes):
-        if number in lost:
-            continue
-        torn = how == "torn" and number == len(changes) - 1
-        _apply(state, change, numbers.randrange(len(change.data)) if torn else None)
+        left = damage.get(number)
+        if left != -1:
+            _apply(state, change, left)
     return state
 
 
-def _lost(changes: list[Change], how: str, numbers: random.Random) -> set[int]:
-    """The changes that a power cut takes away: of those that were not waited for, all or some."""
-    lost: set[int] = set()
+def _unsynced(changes: list[Change]) -> list[int]:
+    """The changes that were not waited for: a power cut may take them away."""
+    found: list[int] = []
     for number, change in enumerate(changes):
         if change.what in {"write", "truncate"}:
             durable = _synced_later(changes, number, "sync", _names_of(changes, number))
@@ -263,9 +298,9 @@ def _lost(changes: list[Change], how: str, numbers: random.Random) -> set[int]:
                 durable |= _synced_later(changes, number, "sync", _names_of(changes, number))
         else:
             continue
-        if not durable and (how == "unsynced lost" or numbers.random() < 0.5):
-            lost.add(number)
-    return lost
+        if not durable:
+            found.append(number)
+    return found
 
 
 def _names_of(changes: list[Change], number: int) -> set[Path]:

@@ -1,9 +1,7 @@
 """Readers that keep up with a live writer."""
 
 import os
-import struct
 import time
-import warnings
 
 import pytest
 import torch
@@ -93,68 +91,3 @@ def test_a_store_that_is_damaged_meanwhile_ends_it(path):
         with pytest.raises(mmsb.CorruptLogError, match="shorter"):
             _ = reader["a"].tensor
     abandon(writer)
-
-
-READERS, COMMITS = 3, 150
-
-
-def test_many_processes_follow_one_writer(path):
-    """Every reader sees every state once, whole and in order."""
-    writer = mmsb.open(path)
-    writer.page("a", torch.zeros(64))
-    writer.page("b", torch.zeros(64))
-    pipes, children = [], []
-    for _ in range(READERS):
-        out, into = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = _read(path, into)
-            finally:
-                os._exit(code)
-        os.close(into)
-        pipes.append(out)
-        children.append(pid)
-    with pytest.raises(mmsb.StoreLockedError):
-        mmsb.open(path)
-    for step in range(1, COMMITS + 1):
-        with writer.commit(step=step) as tx:
-            tx.update("a", float(step))
-            tx.update("b", -float(step))
-        if step % 40 == 0:
-            writer.checkpoint(keep=1)
-    for pipe, pid in zip(pipes, children, strict=True):
-        raw = b""
-        while piece := os.read(pipe, 1 << 16):
-            raw += piece
-        os.close(pipe)
-        seen = [value for (value,) in struct.iter_unpack("<q", raw)]
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert seen == sorted(set(seen))
-        assert seen[-1] == COMMITS
-        assert len(seen) > COMMITS // 2
-    writer.close()
-
-
-def _read(path, pipe):
-    reader = mmsb.open(path, mode="follow")
-    done = []
-
-    def hear(event):
-        moment = reader.at(event.fields["tx"])
-        if event.fields["page"] != "b":
-            return
-        a, b = moment["a"], moment["b"]
-        good = torch.equal(a, -b) and bool((a == a[0]).all())
-        os.write(pipe, struct.pack("<q", int(a[0]) if good else -1))
-        if int(a[0]) == COMMITS:
-            done.append(1)
-
-    reader.subscribe(hear, [mmsb.EventType.DELTA_COMMITTED])
-    end = time.monotonic() + 60
-    while not done and time.monotonic() < end:
-        time.sleep(0.01)
-    return 0 if done else 2

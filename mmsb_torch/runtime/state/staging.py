@@ -223,7 +223,9 @@ def _masked(entry: Entry, spec: Spec, values: Any, mask: Any) -> tuple[Region, T
         problem = require_dense(values) or _mismatch(spec, values, spec.shape)
         if problem is None and region.form is Form.MASK and tuple(dense.shape) == spec.shape:
             small = region.compact()
-            return small, small.pick(dense.resolve_conj().resolve_neg().contiguous())
+            if not dense.is_contiguous() or dense.is_conj() or dense.is_neg():
+                dense = copy_of(dense)  # torch itself copies not every dtype
+            return small, small.pick(dense)
     staged = _values(entry, spec, values, spec.shape, "where the mask is True")
     if region.form is Form.MASK:
         region = region._replace(index=region.mask())

@@ -181,7 +181,7 @@ class Log:
         """Pages that transactions `after < tx <= until` touched."""
         return {
             page
-            for page, (numbers, _) in self._touched.items()
+            for page, (numbers, _) in self._touched.copy().items()
             if bisect.bisect_right(numbers, until) > bisect.bisect_right(numbers, after)
         }
 

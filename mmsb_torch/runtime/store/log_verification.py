@@ -243,6 +243,6 @@ class _History:
 
 
 def _missing(transactions: range) -> str:
-    if len(transactions) == 1:
-        return f"transaction {transactions[0]} is missing"
+    if transactions.start == transactions.stop - 1:  # its length may be beyond a machine word
+        return f"transaction {transactions.start} is missing"
     return f"transactions {transactions[0]} to {transactions[-1]} are missing"

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from mmsb_torch.device import copy_of, same_bits
 from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
 from mmsb_torch.runtime.state import Entry, next_delta_id, stage
-from mmsb_torch.testing import DTYPES, apply_update, shapes, tensors, updates
+from mmsb_torch.testing import (
+    DTYPES,
+    Update,
+    apply_update,
+    random_bits,
+    shapes,
+    tensors,
+    updates,
+)
 from mmsb_torch.types import Form, PageInfo, Spec, apply
 
 X = torch.arange(40.0).view(10, 4)
@@ -119,6 +127,15 @@ def test_a_sparse_mask_keeps_only_what_it_selects(kit):
     delta = stage(kit.entry(X), torch.full((10, 4), 7.0), mask=MASK)
     assert delta.nbytes < 40
     assert delta.region.count == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_sparse_mask_takes_values_of_any_layout(dtype):
+    value, other = random_bits((10, 4), dtype, 1), random_bits((4, 10), dtype, 2).t()
+    delta = stage(Entry(PageInfo(5, "x", Spec.of(value), False, {}, 0)), other, mask=MASK)
+    result, wanted = copy_of(value), apply_update(value, Update(copy_of(other), mask=MASK))
+    apply(result, delta)
+    assert same_bits(result, wanted)
 
 
 def test_rows_that_come_unsorted_bring_their_values_along(kit):

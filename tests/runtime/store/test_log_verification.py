@@ -510,11 +510,12 @@ def test_a_whole_record_whose_payload_cannot_be_read(root):
         good[0].with_suffix(".kept").rename(good[0])
 
 
-def test_a_gap_in_the_numbers_of_an_unbroken_chain(root):
-    append(root, (Kind.SEAL, 14, b""))
+@pytest.mark.parametrize("last", [14, 2**64 - 1])
+def test_a_gap_in_the_numbers_of_an_unbroken_chain(root, last):
+    append(root, (Kind.SEAL, last, b""))
     (damage,) = verify(root)
-    assert damage.transactions == range(12, 15)
-    assert damage.problem == "transactions 12 to 14 are missing"
+    assert damage.transactions == range(12, last + 1)
+    assert damage.problem == f"transactions 12 to {last} are missing"
 
 
 def test_a_transaction_that_is_there_twice(root):

@@ -1,4 +1,4 @@
-"""A store of format version 1, written once and never again, opens for ever; and numpy reads it."""
+"""R13, R12: a store of format version 1, written once, opens for ever; and numpy reads it."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def wanted(tx):
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "follow"])
-def test_version_1_opens(store, mode):
+def test_version_1_opens(store, mode, gate):
     with mmsb.open(store, mode=mode) as memory:
         assert memory.tx == 7
         assert memory.tail is None
@@ -52,6 +52,7 @@ def test_version_1_opens(store, mode):
         assert memory.at(3)["z"].tolist() == [1 + 2j, -1j]
         minus = memory.derive(torch.neg, "w", name="minus")
         assert np.array_equal(minus.tensor.numpy(), -wanted(7))
+    gate.report("R13", 7, silent=0)
 
 
 def test_it_verifies(store):
@@ -117,7 +118,7 @@ def apply(pages, tensors, delta):
         flat[bits] = tensors[delta["values"]]
 
 
-def test_numpy_reads_every_state(store):
+def test_numpy_reads_every_state(store, gate):
     pages = {}
     names = {}
     for log in sorted((store / "log").glob("*.tlog")):
@@ -130,6 +131,7 @@ def test_numpy_reads_every_state(store):
             assert np.array_equal(found["w"], wanted(ops["tx"])), ops["tx"]
     assert ops["tx"] == 7
     assert found["z"].tolist() == [[0, 3], [0, 4]]
+    gate.report("R12", ops["tx"], silent=0)
 
 
 def test_plain_safetensors_reads_the_checkpoint(store):
