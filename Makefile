@@ -27,7 +27,8 @@ test: $(STAMP)  ## the tests, with coverage
 	$(RUN) -m pytest -n 2 --cov --cov-report=term
 
 gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.json has the result
-	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability --timeout 1200
+	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability tests/memory/test_collecting.py \
+		--timeout 1200
 
 soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples
 	MMSB_GATE=soak HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 --dist worksteal tests/reliability \

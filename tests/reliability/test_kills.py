@@ -1,5 +1,6 @@
 """R1: `kill -9` at a random instant loses nothing that was acknowledged."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,9 +10,10 @@ import time
 import torch
 
 import mmsb_torch as mmsb
+from mmsb_torch.memory import compaction
 from mmsb_torch.testing import abandon
 
-MODES = ("process", "full", "async", "checkpoints", "checkpoints collected")
+MODES = ("process", "full", "async", "checkpoints", "thinned", "collected", "compacted")
 TURNS = 50  # kills of one store: what is looked at grows with it
 
 
@@ -51,7 +53,13 @@ def _killed(path, mode, instants, kit):
 
 
 def _write_for_ever(path, pipe, mode):
-    memory = mmsb.open(path, durability="full" if mode == "full" else "process")
+    compaction.LEAST_BYTES, compaction.COMMIT_BYTES = 500_000, 1_000
+    memory = mmsb.open(
+        path,
+        durability="full" if mode == "full" else "process",
+        retention=mmsb.Retention(keep_last=2) if mode == "collected" else None,
+        compaction=mode == "compacted",
+    )
     page = memory.page("a", torch.zeros(50, 2000))
     waiting = []
     while True:
@@ -63,12 +71,14 @@ def _write_for_ever(path, pipe, mode):
             tx, changes = waiting.pop(0)
             changes.wait()
             os.write(pipe, struct.pack("<Q", tx))
-        if mode.startswith("checkpoints") and tx % 9 == 0:
-            memory.checkpoint(keep=2 if mode.endswith("collected") else None)
+        if mode in {"checkpoints", "thinned", "collected"} and tx % 9 == 0:
+            memory.checkpoint(keep=2 if mode == "thinned" else None)
 
 
 def _check(memory):
     tx, back = memory.tx, max(memory.tx - 7, 2)
     assert memory["a"].tensor[tx % 50].tolist() == [float(tx)] * 2000
     assert memory["a"].epoch == tx - 1
-    assert memory.at(back)["a"][back % 50, 0] == back
+    with contextlib.suppress(mmsb.HistoryError):  # it was collected
+        assert memory.at(back)["a"][back % 50, 0] == back
+    assert not [item for item in memory.verify() if not item.torn]
