@@ -62,6 +62,7 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.memory.capabilities import capabilities
     from mmsb_torch.memory.exchange import (
         PageRecord,
         compress_delta,
@@ -125,6 +126,7 @@ __all__ = [
     "UnsupportedLocationError",
     "Why",
     "WrongHitError",
+    "capabilities",
     "compress_delta",
     "compress_page",
     "deserialize_delta",
@@ -147,6 +149,10 @@ def __getattr__(name: str) -> Any:
         from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
 
         return Graph
+    if name == "capabilities":
+        from mmsb_torch.memory.capabilities import capabilities  # noqa: PLC0415
+
+        return capabilities
     if name == "Retention":
         from mmsb_torch.runtime.store.retention import Retention  # noqa: PLC0415
 
