@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import MMSBError, StoreError
 from mmsb_torch.graph import tell_stale
+from mmsb_torch.runtime.state import replay
 from mmsb_torch.runtime.store.bodies import outline_of, place_of, read_transaction
 from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.runtime.store.frame import Kind
@@ -73,7 +74,7 @@ def _apply(memory: Memory, found: Found) -> None:
             raise
         raise collected(f"transaction {header.tx}", store.path) from error
     ops, segment = outline_of(found.body, found.record, where)
-    router.replay(transaction, place_of(found.path, found.record, ops, segment))
+    replay(router, transaction, place_of(found.path, found.record, ops, segment))
     if router.events.listening:
         router.tell(transaction)
         tell_stale(memory._engine, [delta.page_id for delta in transaction.deltas])  # noqa: SLF001

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import StoreError
 from mmsb_torch.memory import collecting, registry
+from mmsb_torch.runtime.state import replay
 from mmsb_torch.runtime.store import (
     CheckpointInfo,
     Durability,
@@ -97,7 +98,7 @@ def load(memory: Memory, durability: Durability) -> End:
     log, scan = store.open_log(names, base, lambda: _bases(store, after))
     router.log = log
     for step in transactions(store.path, scan, after, store.files):
-        router.replay(step.transaction, step.place, step.superseded)
+        replay(router, step.transaction, step.place, step.superseded)
     memory._checkpointed = (after, *_progress(memory)[1:])  # noqa: SLF001
     if store.writable:
         memory.tail = store.begin_writing(log, scan, durability)

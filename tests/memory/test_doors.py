@@ -205,6 +205,8 @@ BUILTINS = {
     "DerivedPageError": TypeError,
     "EpochConflictError": RuntimeError,
     "HistoryError": LookupError,
+    "InvalidMemoError": TypeError,
+    "WrongHitError": AssertionError,
     "CollectedError": LookupError,
     "InternalError": AssertionError,
     "InvalidDeltaError": ValueError,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +17,6 @@ from torch import Tensor
 from mmsb_torch.device import copy_of
 from mmsb_torch.errors import (
     ClosedError,
-    CorruptLogError,
     DerivedPageError,
     EpochConflictError,
     InvalidDeltaError,
@@ -136,36 +134,6 @@ class Router:
                 raise
         return entry
 
-    def replay(
-        self, record: Transaction, kept: object, superseded: AbstractSet[int] = frozenset()
-    ) -> None:
-        """Apply a transaction that the log holds already; `kept` is what the log keeps of it.
-
-        Pages in `superseded` only take the epoch: a later transaction writes them whole.
-
-        Raises:
-            CorruptLogError: it does not fit the pages.
-        """
-        with self.committing, self.table.lock:
-            for info in record.created:
-                if self.table.get(info.name) is not None:
-                    raise _misfit(record, f"it creates page {info.name!r}, which exists")
-                self.table.add(Entry(info))
-            for delta in record.deltas:
-                entry = self.table.find(delta.page_id)
-                hollow = delta.page_id in superseded
-                if not _fits(entry, delta, hollow=hollow):
-                    raise _misfit(record, f"{delta!r} does not fit page {entry.info.name!r}")
-                if hollow:
-                    entry.tx, entry.epoch = record.tx, delta.base_epoch + 1
-                elif delta.base_epoch == -1:
-                    entry.put(delta.values.detach(), shared=False)
-                    entry.tx = record.tx
-                else:
-                    self._apply(entry, delta, entry.target(delta.region.form), record.tx)
-            self.log.append(record, kept)
-            self.tx = record.tx
-
     def commit(
         self,
         deltas: Sequence[Delta],
@@ -225,7 +193,7 @@ class Router:
                     for (entry, delta), target in zip(placed, targets, strict=True):
                         if not self.log.keeps:
                             entry.retire(delta.region.form)
-                        self._apply(entry, delta, target, tx, shared=shared)
+                        self.apply(entry, delta, target, tx, shared=shared)
                     self.tx = tx
             except BaseException:
                 if self.log.last < tx:
@@ -351,9 +319,10 @@ class Router:
                 page_id=entry.info.id,
             )
 
-    def _apply(
+    def apply(
         self, entry: Entry, delta: Delta, target: Tensor | None, tx: int, *, shared: bool = False
     ) -> None:
+        """Apply a checked delta to its page. Table lock held; `target` is written, or swapped for."""
         changed = not entry.watched or changes_bits(entry.value, delta)
         if delta.region.form is Form.ALL:
             entry.put(delta.values.detach(), shared=shared)
@@ -390,21 +359,3 @@ class Router:
                     "source": delta.source,
                 },
             )
-
-
-def _fits(entry: Entry, delta: Delta, *, hollow: bool) -> bool:
-    """Whether a delta of the log follows from what its page is."""
-    spec = entry.info.spec
-    if spec is None or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype):
-        return False
-    whole = hollow or delta.region.form is Form.ALL
-    if delta.base_epoch == -1:
-        return entry.tx == 0 and entry.tensor is None and whole
-    return delta.base_epoch == entry.epoch and (whole or entry.tensor is not None)
-
-
-def _misfit(record: Transaction, what: str) -> CorruptLogError:
-    return CorruptLogError(
-        f"transaction {record.tx} of the log does not follow from those before it: {what}. "
-        "The log or the checkpoint is another store's, or damaged."
-    )

@@ -1,0 +1,62 @@
+"""Transactions that the log holds already, applied again: after opening, and by followers."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from mmsb_torch.errors import CorruptLogError
+from mmsb_torch.runtime.state.table import Entry
+from mmsb_torch.types import Delta, Form, Transaction
+
+if TYPE_CHECKING:
+    from mmsb_torch.runtime.state.router import Router
+
+
+def replay(
+    router: Router, record: Transaction, kept: object, superseded: AbstractSet[int] = frozenset()
+) -> None:
+    """Apply a transaction that the log holds already; `kept` is what the log keeps of it.
+
+    Pages in `superseded` only take the epoch: a later transaction writes them whole.
+
+    Raises:
+        CorruptLogError: it does not fit the pages.
+    """
+    with router.committing, router.table.lock:
+        for info in record.created:
+            if router.table.get(info.name) is not None:
+                raise _misfit(record, f"it creates page {info.name!r}, which exists")
+            router.table.add(Entry(info))
+        for delta in record.deltas:
+            entry = router.table.find(delta.page_id)
+            hollow = delta.page_id in superseded
+            if not _fits(entry, delta, hollow=hollow):
+                raise _misfit(record, f"{delta!r} does not fit page {entry.info.name!r}")
+            if hollow:
+                entry.tx, entry.epoch = record.tx, delta.base_epoch + 1
+            elif delta.base_epoch == -1:
+                entry.put(delta.values.detach(), shared=False)
+                entry.tx = record.tx
+            else:
+                router.apply(entry, delta, entry.target(delta.region.form), record.tx)
+        router.log.append(record, kept)
+        router.tx = record.tx
+
+
+def _fits(entry: Entry, delta: Delta, *, hollow: bool) -> bool:
+    """Whether a delta of the log follows from what its page is."""
+    spec = entry.info.spec
+    if spec is None or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype):
+        return False
+    whole = hollow or delta.region.form is Form.ALL
+    if delta.base_epoch == -1:
+        return entry.tx == 0 and entry.tensor is None and whole
+    return delta.base_epoch == entry.epoch and (whole or entry.tensor is not None)
+
+
+def _misfit(record: Transaction, what: str) -> CorruptLogError:
+    return CorruptLogError(
+        f"transaction {record.tx} of the log does not follow from those before it: {what}. "
+        "The log or the checkpoint is another store's, or damaged."
+    )
