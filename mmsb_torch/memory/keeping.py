@@ -81,7 +81,7 @@ def checkpoint_if_changed(memory: Keeper) -> None:
         checkpoint(memory, None, None)
 
 
-def load(memory: Memory, durability: Durability) -> End:
+def load(memory: Memory, durability: Durability, *, mapped: bool = False) -> End:
     """Fill a memory that was just made: the newest checkpoint, and what the log holds after it.
 
     Returns where the log ends.
@@ -90,7 +90,7 @@ def load(memory: Memory, durability: Durability) -> End:
     assert store is not None
     base = None
     if store.list_checkpoints():
-        snapshot = store.load_checkpoint()
+        snapshot = store.load_checkpoint(mapped=mapped)
         registry.restore_pages(memory._engine, snapshot, repr(str(store.path)))  # noqa: SLF001
         base = _base(store, snapshot)
     after = router.tx

@@ -31,6 +31,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     retention: Retention | None = None,
     compaction: bool = True,
     budget: int | str | None = None,
+    mapped: bool = False,
 ) -> Memory:
     """Open a memory.
 
@@ -49,6 +50,9 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             that opening would take twice as long as it must.
         budget: bytes that memoised results may take on disk, or without a path in memory: a number,
             or "8 GiB". Any number on disk and 1 GiB in memory if left out.
+        mapped: leave the checkpoint's tensors in its files, mapped, when nothing is to be written
+            (modes other than "w"): opening copies nothing, and processes share the memory. Each
+            byte is checked once, at opening; somebody who later cuts the files kills this process.
         device: where new pages live unless told otherwise; where their first value lives if None.
 
     Raises:
@@ -72,7 +76,11 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         return Memory(device=where, budget=SHELF_BYTES if nbytes is None else nbytes)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
-    memory = open_on(FILES, path, mode=mode, device=where, durability=durability)
+    if mapped and mode == "w":
+        raise UnsupportedError(
+            "mapped=True is for readers: expected mode='r', 'follow' or 'memo' with it"
+        )
+    memory = open_on(FILES, path, mode=mode, device=where, durability=durability, mapped=mapped)
     memory._retention = retention  # noqa: SLF001 - one facade
     memory.memo.objects = results(memory, mode, nbytes)
     if mode == "w" and compaction:
@@ -98,6 +106,7 @@ def open_on(
     mode: str = "w",
     device: torch.device | None = None,
     durability: Durability = "process",
+    mapped: bool = False,
 ) -> Memory:
     """As `open` with a path, on a disk of the caller's (see `mmsb_torch.testing`)."""
     from mmsb_torch.runtime.store import Store  # noqa: PLC0415 - as above
@@ -108,7 +117,7 @@ def open_on(
     else:
         store = Store.create(path, files)
     try:
-        memory, end = _load(store, device, durability, read_only=read_only)
+        memory, end = _load(store, device, durability, read_only=read_only, mapped=mapped)
         deriving.bind_registered_kinds(memory)
     except BaseException:
         store.close()
@@ -121,7 +130,12 @@ def open_on(
 
 
 def _load(
-    store: Store, device: torch.device | None, durability: Durability, *, read_only: bool
+    store: Store,
+    device: torch.device | None,
+    durability: Durability,
+    *,
+    read_only: bool,
+    mapped: bool,
 ) -> tuple[Memory, End]:
     """A memory filled from a store, and where its log ends.
 
@@ -133,7 +147,7 @@ def _load(
         memory = Memory(store, device=device, read_only=read_only)
         newest = store.list_checkpoints()[-1:]
         try:
-            return memory, keeping.load(memory, durability)
+            return memory, keeping.load(memory, durability, mapped=mapped)
         except (CorruptLogError, StoreError):
             moved = store.list_checkpoints()[-1:] != newest
             if not (read_only and moved and attempt < _ATTEMPTS - 1):

@@ -7,7 +7,7 @@ byte. Digests (xxh3-128) prove integrity, not authenticity. Nothing that is read
 POSIX only.
 
 From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
-`tensorfile` (safetensors), `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
+`tensorfile` (safetensors), `mappedfile`, `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
 `checkpoint`, `spans`, `retention`, `collection`; of the log `frame` (headers and the chain), `payload` (a transaction as
 safetensors), `logfile`, `logwriter`, `background`, `bodies`, `log` (in memory), `pastlog` (with gaps), `durable` (on disk), `recovery`,
 `follow`, `logwalk` and `log_verification`; of things by themselves `contents`, `codecs`, `envelope`; and

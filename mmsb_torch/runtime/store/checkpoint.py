@@ -51,6 +51,7 @@ from mmsb_torch.runtime.store.manifest import (
     read_index,
     shard_name,
 )
+from mmsb_torch.runtime.store.mappedfile import map_tensors
 from mmsb_torch.runtime.store.sealed import check_json
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
 from mmsb_torch.runtime.store.sharing import Shard, plan
@@ -220,7 +221,9 @@ def describe_checkpoint(folder: StrPath, files: Files = FILES) -> CheckpointInfo
     return CheckpointInfo(folder, manifest.tx, manifest.nbytes + seal_nbytes, manifest.created_ns)
 
 
-def load_checkpoint(path: StrPath, tx: int | None = None, files: Files = FILES) -> Snapshot:
+def load_checkpoint(
+    path: StrPath, tx: int | None = None, files: Files = FILES, *, mapped: bool = False
+) -> Snapshot:
     """Read a checkpoint: each byte once, nothing returned that is not what was written.
 
     The tensors are on the CPU, own their memory, and come in the order they were given.
@@ -229,6 +232,7 @@ def load_checkpoint(path: StrPath, tx: int | None = None, files: Files = FILES) 
         path: a store, or one checkpoint's folder.
         tx: which checkpoint; None is the newest there is.
         files: the disk.
+        mapped: leave the tensors in the files, mapped: see `mappedfile.map_tensors`.
 
     Raises:
         HistoryError: there is no such checkpoint.
@@ -239,20 +243,20 @@ def load_checkpoint(path: StrPath, tx: int | None = None, files: Files = FILES) 
     """
     path = Path(path)
     if not is_checkpoint(path, files):
-        return _load_from_store(path, tx, files)
-    snapshot = _load(path, None, files)
+        return _load_from_store(path, tx, files, mapped=mapped)
+    snapshot = _load(path, None, files, mapped=mapped)
     if tx not in (None, snapshot.tx):
         raise HistoryError(f"{str(path)!r} is the checkpoint {snapshot.tx}, not {tx}.")
     return snapshot
 
 
-def _load_from_store(root: Path, tx: int | None, files: Files) -> Snapshot:
+def _load_from_store(root: Path, tx: int | None, files: Files, *, mapped: bool) -> Snapshot:
     identity = read_identity(root, files)
     for _ in range(_ATTEMPTS):
         ref = _find(root, tx, files)
         before = _folder_id(ref.path, files)
         try:
-            return _load(ref.path, identity.uuid, files)
+            return _load(ref.path, identity.uuid, files, mapped=mapped)
         except CorruptStoreError as error:
             # A writer that replaces or removes the folder meanwhile makes it look damaged.
             if before is None or _folder_id(ref.path, files) != before:
@@ -266,12 +270,15 @@ def _load_from_store(root: Path, tx: int | None, files: Files) -> Snapshot:
     )
 
 
-def _load(folder: Path, store: str | None, files: Files) -> Snapshot:
+def _load(folder: Path, store: str | None, files: Files, *, mapped: bool) -> Snapshot:
     manifest = checked_manifest(folder, files, store)
     weight_map = read_index(folder, manifest, files)
     found: dict[str, torch.Tensor] = {}
     for record in manifest.shards:
-        tensors, _ = read_tensors(folder / record.name, record, files)
+        path = folder / record.name
+        tensors = (
+            map_tensors(path, record, files) if mapped else read_tensors(path, record, files)[0]
+        )
         check_names(folder, record.name, weight_map, tensors)
         found |= tensors
     return Snapshot(manifest.tx, {name: found[name] for name in weight_map}, manifest.registry)

@@ -148,10 +148,10 @@ class Store:
             self.path, snapshot, self._files, progress=progress, shard_bytes=shard_bytes
         )
 
-    def load_checkpoint(self, tx: int | None = None) -> Snapshot:
+    def load_checkpoint(self, tx: int | None = None, *, mapped: bool = False) -> Snapshot:
         """Read a checkpoint, the newest by default; see `checkpoint.load_checkpoint`."""
         self._check_open()
-        return load_checkpoint(self.path, tx, self._files)
+        return load_checkpoint(self.path, tx, self._files, mapped=mapped)
 
     def list_checkpoints(self) -> list[CheckpointRef]:
         """Return the checkpoints, oldest first; see `catalog.list_checkpoints`."""

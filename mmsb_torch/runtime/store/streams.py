@@ -166,6 +166,11 @@ class Source:
         self.nbytes = nbytes
 
     @property
+    def fileno(self) -> int:
+        """The open descriptor."""
+        return self._fd
+
+    @property
     def left(self) -> int:
         """Bytes not yet handed out."""
         return self.nbytes - self._consumed

@@ -160,7 +160,7 @@ def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor]
         memory = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             _memory(memory)[:] = data[entry.start : entry.stop]
-        found[name] = _shaped(memory, specs[name], name, where)
+        found[name] = shaped(memory, specs[name], name, where)
     return found, metadata
 
 
@@ -174,7 +174,12 @@ def decode_header(raw: memoryview, where: str) -> tuple[Header, memoryview]:
     return parse_header(bytes(raw[LENGTH_BYTES : LENGTH_BYTES + length]), len(data), where), data
 
 
-def _shaped(raw: torch.Tensor, spec: Spec, name: str, where: str) -> torch.Tensor:
+def shaped(raw: torch.Tensor, spec: Spec, name: str, where: str) -> torch.Tensor:
+    """Raw bytes as a tensor, which owns them as `raw` does.
+
+    Raises:
+        CorruptStoreError: they do not fit.
+    """
     dtype, shape = spec
     try:
         # detach: what is returned shall be no view of `raw`, only the owner of its storage
@@ -273,7 +278,7 @@ def check_tensors(path: StrPath, expected: FileRecord, files: Files = FILES) -> 
         as `read_tensors`.
     """
     with open_file(Path(path), files) as source:
-        return _checked(source, expected, lambda source: tuple(_layout(source)[1]))
+        return _checked(source, expected, lambda source: tuple(tensor_layout(source)[1]))
 
 
 def _checked(source: Source, expected: FileRecord, parse: Callable[[Source], T]) -> T:
@@ -299,9 +304,14 @@ def check_size(source: Source, expected: FileRecord) -> None:
 def check_digest(source: Source, expected: FileRecord) -> None:
     """Read the rest of the file; raise CorruptStoreError if it has not the expected digest."""
     if (found := source.digest()) != expected.digest:
-        raise CorruptStoreError(
-            f"{str(source.path)!r} is damaged: expected xxh3-128 {expected.digest}, found {found}."
-        )
+        raise wrong_digest(source, expected, found)
+
+
+def wrong_digest(source: Source, expected: FileRecord, found: str) -> CorruptStoreError:
+    """The error for an open file of another digest."""
+    return CorruptStoreError(
+        f"{str(source.path)!r} is damaged: expected xxh3-128 {expected.digest}, found {found}."
+    )
 
 
 def read_header(source: Source) -> Header:
@@ -326,7 +336,7 @@ def read_header(source: Source) -> Header:
     return parse_header(raw, source.left, where)
 
 
-def _layout(source: Source) -> tuple[Header, dict[str, Spec], dict[str, str]]:
+def tensor_layout(source: Source) -> tuple[Header, dict[str, Spec], dict[str, str]]:
     """Read the header; return it, each tensor's dtype and shape, and the caller's metadata."""
     header = read_header(source)
     metadata = dict(header.metadata)
@@ -335,14 +345,14 @@ def _layout(source: Source) -> tuple[Header, dict[str, Spec], dict[str, str]]:
 
 
 def _parse(source: Source) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    header, specs, metadata = _layout(source)
+    header, specs, metadata = tensor_layout(source)
     found: dict[str, torch.Tensor] = {}
     for name in sorted(header.entries, key=lambda name: header.entries[name].start):
         entry = header.entries[name]
         raw = empty((entry.nbytes,), torch.uint8, _CPU)
         if entry.nbytes:
             source.fill(_memory(raw))
-        found[name] = _shaped(raw, specs[name], name, repr(str(source.path)))
+        found[name] = shaped(raw, specs[name], name, repr(str(source.path)))
     return {name: found[name] for name in header.entries}, metadata
 
 
