@@ -1,7 +1,9 @@
 """R4: a byte flipped anywhere in a store is never silent; elsewhere it often is."""
 
+import contextlib
 import io
 import random
+import resource
 import warnings
 
 import pytest
@@ -120,14 +122,26 @@ def test_what_others_load_after_a_flip(tmp_path, save, gate):
             places, min(len(places), gate.choose(test=60, gate=2000, soak=5000))
         )
         outcomes = {"error": 0, "right": 0, "silently wrong": 0}
-        for file, at in places:
-            raw = bytearray(contents[file])
-            raw[at] ^= 1 << numbers.randrange(8)
-            file.write_bytes(raw)
-            outcomes[outcome(load, state)] += 1
-            file.write_bytes(contents[file])
+        with at_most(4 << 30):
+            for file, at in places:
+                raw = bytearray(contents[file])
+                raw[at] ^= 1 << numbers.randrange(8)
+                file.write_bytes(raw)
+                outcomes[outcome(load, state)] += 1
+                file.write_bytes(contents[file])
     gate.report("R4", len(places), **outcomes)
     assert outcomes["error"]
+
+
+@contextlib.contextmanager
+def at_most(nbytes):
+    """Let this process take no more: a flipped length made one of them take 21 GB."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def outcome(load, state):

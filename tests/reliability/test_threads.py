@@ -2,12 +2,12 @@
 
 import faulthandler
 import itertools
-import os
 import random
 import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ import torch
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
 
-THREADS, PAGES, PATIENCE = 8, 200, 120
+THREADS, PAGES, PATIENCE = 8, 200, 240
+STUCK = Path(__file__).parents[2] / "build" / "reliability-stuck.txt"
 ROOTS = ("counters", "twins", "others")
 
 
@@ -119,14 +120,16 @@ def frequent_switches():
 
 @pytest.fixture
 def watched():
-    """Ends the process, with every thread's stack, if it is stuck."""
+    """Ends the process if it is stuck; every thread's stack is in build/reliability-stuck.txt."""
 
     def watch(seconds):
         faulthandler.dump_traceback_later(seconds, exit=True, file=output)
 
-    with os.fdopen(os.dup(2), "w") as output:
+    STUCK.parent.mkdir(exist_ok=True)
+    with STUCK.open("w") as output:
         yield watch
         faulthandler.cancel_dump_traceback_later()
+    STUCK.unlink()
 
 
 def test_eight_threads_at_everything_lose_nothing(path, gate, watched):
