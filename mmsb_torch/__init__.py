@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmsb_torch.device import PageLocation
 from mmsb_torch.errors import (
+    CaptureError,
     ClosedError,
     CorruptLogError,
     CorruptStoreError,
@@ -35,6 +36,7 @@ from mmsb_torch.errors import (
     ReadOnlyError,
     RecipeError,
     RecipeNotLoadedError,
+    ReplayError,
     SerializationError,
     StoreError,
     StoreLockedError,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CaptureError",
     "Change",
     "Changes",
     "ClosedError",
@@ -108,6 +111,7 @@ __all__ = [
     "RecipeError",
     "RecipeNotLoadedError",
     "Region",
+    "ReplayError",
     "SerializationError",
     "Spec",
     "StoreError",

@@ -88,6 +88,14 @@ class RecipeNotLoadedError(MMSBError, LookupError):
     """A stale derived page was read, and its recipe has not been declared in this process."""
 
 
+class CaptureError(MMSBError, RuntimeError):
+    """A function cannot be captured as a graph; it still runs as it is."""
+
+
+class ReplayError(MMSBError, RuntimeError):
+    """A captured graph does not hold for these arguments; the function itself still does."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

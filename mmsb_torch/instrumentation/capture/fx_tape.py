@@ -1,0 +1,198 @@
+"""A run as a graph: the operators that ran, and guards on the values that Python read.
+
+Under the dispatcher every operator is seen. Python can also read tensors past it (`tolist`,
+`numpy`, `torch.tensor` of tensors): those calls are seen by a function mode, and refused, because
+what they read would be baked in; `tolist` of integers becomes a guard.
+"""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from mmsb_torch.errors import CaptureError
+
+from . import ir_ops
+from .ir_bytes import Constant
+from .ir_writer import SPEC, Sizes
+
+_aten = torch.ops.aten
+_SAME = {_aten.lift_fresh.default: _aten.clone.default}
+"""A tensor made of Python's numbers is a constant: what runs later may write into a copy of it."""
+
+
+def record(
+    function: Callable[..., Sequence[Any]], leaves: Sequence[Tensor], paths: Mapping[int, str]
+) -> tuple[fx.Graph, dict[str, Constant]]:
+    """Run `function` once, and return what ran as a graph and its constants by attribute.
+
+    Args:
+        function: from tensors to a sequence of tensors.
+        leaves: its arguments.
+        paths: the paths of parameters and buffers by `id`.
+
+    Raises:
+        CaptureError: it read or wrote in a way that a graph cannot repeat.
+    """
+    tape = _Tape(leaves, paths)
+    with _Reads(), tape:
+        results = function(*leaves)
+    tape.graph.output(tuple(tape.node_of(result) for result in results))
+    return tape.graph, tape.constants
+
+
+class _Tape(TorchDispatchMode):
+    """Records operators as nodes. For one run, on one thread."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, leaves: Sequence[Tensor], paths: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.constants: dict[str, Constant] = {}
+        self._paths = paths
+        self._sizes = Sizes()
+        self._nodes: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
+        self._outside: dict[int, torch.UntypedStorage] = {}
+        """Memory that was there before the run."""
+        for index, leaf in enumerate(leaves):
+            node = self.graph.create_node("placeholder", f"in{index}", name=f"in{index}")
+            self._know(leaf, node)
+            self._put_outside(leaf)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and note it."""
+        del types
+        if isinstance(func, HigherOrderOperator):
+            return self._choose(func, *args)
+        given = ir_ops.by_name(func, args, kwargs or {})
+        ir_ops.check_call(func, given)
+        taken = tree_map_only(Tensor, self.node_of, (args, kwargs or {}))
+        self._check_writes(func, given)
+        result = func(*args, **kwargs or {})
+        if func is _aten.lift_fresh.default:  # new memory, which may be written
+            self._outside.pop(_memory(result), None)
+        self._note(func, self.graph.call_function(_SAME.get(func, func), *taken), result)
+        return result
+
+    def _choose(self, func: Any, *args: Any) -> Any:
+        """Run the side of torch.cond that its condition chooses, which becomes a guard."""
+        if func is not torch.ops.higher_order.cond:
+            raise CaptureError(f"{func} runs other code in a way that is not recorded.")
+        condition, yes, no, operands = args
+        with self:
+            return (yes if bool(condition) else no)(*operands)
+
+    def node_of(self, value: Tensor) -> fx.Node:
+        """The node that gave a tensor; a constant if none did."""
+        known = self._nodes.get(id(value))
+        if known is not None and known[0]() is value:
+            return known[1]
+        name = f"const{len(self.constants)}"
+        self.constants[name] = Constant.of(value, self._paths.get(id(value))).owned()
+        node = self.graph.create_node("get_attr", name, name=name)
+        self._know(value, node)
+        self._put_outside(value)
+        return node
+
+    def _put_outside(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        self._outside[_memory(value)] = storage
+
+    def _know(self, value: Tensor, node: fx.Node) -> None:
+        node.meta[SPEC] = self._sizes.of(value)
+        self._nodes[id(value)] = (weakref.ref(value), node)
+
+    def _check_writes(self, func: Any, given: Mapping[str, Any]) -> None:
+        """Raise CaptureError before an operator writes into what was there before the run."""
+        for argument in func._schema.arguments if ir_ops.writes(func) else ():  # noqa: SLF001
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            for value in tree_leaves(given.get(argument.name)):
+                if isinstance(value, Tensor) and _memory(value) in self._outside:
+                    raise CaptureError(
+                        f"{func} writes into an argument, parameter or buffer of the function: "
+                        "expected one that only computes. Let it work on x.clone(), or call "
+                        "module.eval() first."
+                    )
+
+    def _note(self, func: Any, node: fx.Node, result: Any) -> None:
+        """Know an operator's results, and guard what Python may have read of them."""
+        node.meta[SPEC] = self._sizes.of(result)
+        if isinstance(result, Tensor):
+            self._know(result, node)
+            self._guard_shape(func, node, result)
+        elif isinstance(result, list | tuple):
+            for index, item in enumerate(result):
+                if isinstance(item, Tensor):
+                    part = self.graph.call_function(operator.getitem, (node, index))
+                    self._know(item, part)
+                    self._guard_shape(func, part, item)
+        elif result is not None:
+            self._call(ir_ops.expect_value, node, result)
+
+    def _guard_shape(self, func: Any, node: fx.Node, value: Tensor) -> None:
+        if func.namespace != "aten" or torch.Tag.dynamic_output_shape in func.tags:
+            self._call(ir_ops.expect_shape, node, list(value.shape))
+
+    def _call(self, guard: Callable[..., None], node: fx.Node, expected: Any) -> None:
+        self.graph.call_function(guard, (node, expected)).meta[SPEC] = None
+
+
+def _memory(value: Tensor) -> int:
+    return int(value.untyped_storage()._cdata)  # noqa: SLF001 - its identity while it lives
+
+
+_UNSEEN = frozenset(
+    {
+        Tensor.numpy,
+        Tensor.__array__,
+        Tensor.data_ptr,
+        Tensor.__dlpack__,
+        Tensor.untyped_storage,
+        Tensor.storage,
+        Tensor.share_memory_,
+    }
+)
+_MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
+
+
+class _Reads(TorchFunctionMode):
+    """Sees what Python reads out of tensors past the dispatcher."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse what would be baked in; run everything else."""
+        del types
+        kwargs = kwargs or {}
+        copies = func in _MAKERS and any(map(_holds_tensor, (*args, *kwargs.values())))
+        if copies or func in _UNSEEN:
+            raise CaptureError(
+                f"{getattr(func, '__name__', func)} reads a tensor's values in a way that is not "
+                "seen. Use torch's operators, .item() or torch.stack instead."
+            )
+        result = func(*args, **kwargs)
+        if func is Tensor.tolist:
+            _guard(args[0], result)
+        return result
+
+
+def _guard(value: Tensor, listed: Any) -> None:
+    """Let the graph hold only where a tensor is as it was listed."""
+    if value.is_floating_point() or value.is_complex():
+        raise CaptureError("tolist() of floats cannot be guarded. Use .item() instead.")
+    torch.equal(value, torch.tensor(listed, dtype=value.dtype))  # recorded as it runs
+
+
+def _holds_tensor(data: Any) -> bool:
+    return isinstance(data, list | tuple) and any(
+        isinstance(item, Tensor) or _holds_tensor(item) for item in data
+    )
