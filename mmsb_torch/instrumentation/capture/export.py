@@ -138,14 +138,14 @@ class _Flat(nn.Module):
         self._note: Callable[[Any], None] = lambda found: seen.__setitem__(0, found)
         self._noted: Callable[[], Any] = lambda: seen[0]
         if isinstance(function, nn.Module):
-            self.inner = function
+            self.captured_ = function
         else:
-            object.__setattr__(self, "inner", function)
+            object.__setattr__(self, "captured_", function)
 
     def forward(self, *leaves: Tensor) -> tuple[Any, ...]:
         args, kwargs = unflatten(self._tree, leaves)
         try:
-            results, found = flatten(self.inner(*args, **kwargs))
+            results, found = flatten(self.captured_(*args, **kwargs))
         except RuntimeError as error:  # torch.export prints some of those
             raise _StoppedError(f"{type(error).__name__}: {_first_line(error)}") from error
         self._note(found)
@@ -158,9 +158,9 @@ class _Flat(nn.Module):
 
     def paths(self) -> dict[int, str]:
         """The path of each parameter and buffer of the function's, by identity."""
-        if not isinstance(self.inner, nn.Module):
+        if not isinstance(self.captured_, nn.Module):
             return {}
-        named = [*self.inner.named_parameters(), *self.inner.named_buffers()]
+        named = [*self.captured_.named_parameters(), *self.captured_.named_buffers()]
         return {id(value): name for name, value in reversed(named)}
 
 
@@ -184,7 +184,7 @@ def _export(flat: _Flat, leaves: list[Tensor], about: About, dynamic: Dynamic) -
             continue
         value, path = _held(program, item), None
         if item.kind in {kinds.PARAMETER, kinds.BUFFER}:
-            path = str(item.target).removeprefix("inner.")
+            path = str(item.target).removeprefix("captured_.")
         bound[item.arg.name] = Constant.of(value, path)
     about = about._replace(symbols=_ranges(program))
     return Source(program.graph, program.graph_module, about, bound, outputs=flat.outputs)
@@ -218,15 +218,26 @@ def _make_fx(flat: _Flat, leaves: list[Tensor], about: About, dynamic: Dynamic) 
 
     if dynamic:
         raise UnsupportedError("only export knows sizes that vary")
+    named = {**dict(flat.named_parameters()), **dict(flat.named_buffers())}
+
+    def call(weights: Sequence[Tensor], *inputs: Tensor) -> Any:
+        given = dict(zip(named, weights, strict=True))
+        return torch.func.functional_call(flat, given, inputs)
+
     with _quiet():
-        traced = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-    paths = flat.paths()
+        tracer = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)
+        traced = tracer(list(named.values()), *leaves)
+    places = traced.graph.find_nodes(op="placeholder")
+    bound = {
+        place.name: Constant.of(value, path.removeprefix("captured_."))
+        for place, (path, value) in zip(places, named.items(), strict=False)
+    }
     known = {
-        str(node.target): Constant.of(value, paths.get(id(value)))
+        str(node.target): Constant.of(value, None)
         for node in traced.graph.find_nodes(op="get_attr")
         if isinstance(value := getattr(traced, str(node.target), None), Tensor)
     }
-    return Source(traced.graph, traced, about, known=known, outputs=flat.outputs)
+    return Source(traced.graph, traced, about, bound, known, flat.outputs)
 
 
 def _tape(flat: _Flat, leaves: list[Tensor], about: About, dynamic: Dynamic) -> Source:

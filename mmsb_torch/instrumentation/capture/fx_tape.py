@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -53,8 +52,6 @@ def record(
 class _Tape(TorchDispatchMode):
     """Records operators as nodes. For one run, on one thread."""
 
-    supports_higher_order_operators = True
-
     def __init__(self, leaves: Sequence[Tensor], paths: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
@@ -72,8 +69,6 @@ class _Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and note it."""
         del types
-        if isinstance(func, HigherOrderOperator):
-            return self._choose(func, *args)
         given = ir_ops.by_name(func, args, kwargs or {})
         ir_ops.check_call(func, given)
         taken = tree_map_only(Tensor, self.node_of, (args, kwargs or {}))
@@ -83,14 +78,6 @@ class _Tape(TorchDispatchMode):
             self._outside.pop(_memory(result), None)
         self._note(func, self.graph.call_function(_SAME.get(func, func), *taken), result)
         return result
-
-    def _choose(self, func: Any, *args: Any) -> Any:
-        """Run the side of torch.cond that its condition chooses, which becomes a guard."""
-        if func is not torch.ops.higher_order.cond:
-            raise CaptureError(f"{func} runs other code in a way that is not recorded.")
-        condition, yes, no, operands = args
-        with self:
-            return (yes if bool(condition) else no)(*operands)
 
     def node_of(self, value: Tensor) -> fx.Node:
         """The node that gave a tensor; a constant if none did."""

@@ -23,7 +23,7 @@ from .ir_bytes import Constant
 from .ir_reader import read
 from .ir_trees import flatten
 from .ir_values import DTYPES, text
-from .ir_writer import ABOUT, About, Source, known_of, write
+from .ir_writer import ABOUT, SCOPE, About, Source, known_of, write
 
 
 class Value(NamedTuple):
@@ -86,6 +86,7 @@ class IR:
         inputs: what is inferred of the tensors it takes, in order.
         nodes: the calls, in the order they run.
         constants: parameters, buffers and tensors of the code's; not to be written.
+        writes: whether some node writes in place (into memory of the graph's own).
         missing: paths of constants that were left outside and not given when it was read.
     """
 
@@ -107,6 +108,7 @@ class IR:
         self.missing = tuple(str(c.path) for c in constants if c.tensor.is_meta)
         self._checks = _Checks(document)
         self._call = module.forward
+        self.writes = any(ir_ops.writes(n.target) for part in _parts(module) for n in _calls(part))
 
     @classmethod
     def of(cls, graph: fx.GraphModule | Source) -> IR:
@@ -123,7 +125,7 @@ class IR:
         namespaces = {name.partition(".")[0] for name in written.document["ops"]}
         module = read(written.document, constants, frozenset(namespaces))
         for node, scope in zip(_calls(module), written.scopes, strict=True):
-            node.meta["scope"] = scope
+            node.meta[SCOPE] = scope
         return cls(written.document, constants, module, scopes=written.scopes)
 
     @classmethod
@@ -192,15 +194,19 @@ class IR:
             )
         self._checks.arguments(leaves, tree)
         with torch.no_grad(), _no_autocast():
-            return self._call(*leaves)
+            return self._call(*leaves) if not self.writes else self._watched(leaves)
 
-    @property
-    def writes(self) -> bool:
-        """Whether some node writes in place."""
-        return any(
-            node.op == "call_function" and ir_ops.writes(node.target)
-            for node in self.module.graph.nodes
-        )
+    def _watched(self, leaves: Sequence[Tensor]) -> Any:
+        """Run a graph that writes in place, into memory of its own as it should be."""
+        given = [*leaves, *(constant.tensor for constant in self.constants)]
+        before = [value._version for value in given]  # noqa: SLF001 - the public counter
+        result = self._call(*leaves)
+        if [value._version for value in given] != before:  # noqa: SLF001
+            raise ReplayError(
+                "this graph wrote into its inputs or constants, which capture refuses: do not use "
+                "it, nor what it was given."
+            )
+        return result
 
     def text(self) -> str:
         """The graph for people, one node a line."""
@@ -240,6 +246,10 @@ def source_of(module: fx.GraphModule) -> Source:
         default = str(torch.get_default_dtype()).removeprefix("torch.")
         about = About({"tuple": [{"tuple": inputs}, {"dict": []}]}, [], default)
     return Source(module.graph, module, about, known=known_of(module))
+
+
+def _parts(module: fx.GraphModule) -> list[fx.GraphModule]:
+    return [part for part in module.modules() if isinstance(part, fx.GraphModule)]
 
 
 def _calls(module: fx.GraphModule) -> list[fx.Node]:

@@ -40,6 +40,7 @@ _MAGIC = b"MMSBGRPH"
 _ALIGN = 64
 _MAX_DOCUMENT = 256 << 20
 _WHOLE = re.compile(r"bool|bfloat16|(float|complex|u?int)(8|16|32|64|128)|float8_\w+")
+_DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
 _WHERE = "these bytes of a graph"
 
 
@@ -76,7 +77,9 @@ class Constant:
     path: str | None
     """Where the module has it; None for one that only the code has."""
     tensor: Tensor
+    """On "meta" where the constant is not at hand."""
     digest: str
+    device: str
 
     @classmethod
     def of(cls, value: Tensor, path: str | None) -> Constant:
@@ -94,12 +97,12 @@ class Constant:
             )
         if tensor.is_conj() or tensor.is_neg():
             tensor = tensor.resolve_conj().resolve_neg()
-        return cls(path, tensor, _digest(tensor))
+        return cls(path, tensor, _digest(tensor), str(tensor.device))
 
     @property
     def key(self) -> tuple[str | None, str, str]:
         """Constants of equal keys are one."""
-        return (self.path, self.digest, str(self.tensor.device))
+        return (self.path, self.digest, self.device)
 
     def data(self) -> list[Any]:
         """What the document says of it."""
@@ -109,14 +112,14 @@ class Constant:
             str(tensor.dtype).removeprefix("torch."),
             list(tensor.shape),
             list(tensor.stride()),
-            str(tensor.device),
+            self.device,
             self.path,
         ]
 
     def owned(self) -> Constant:
         """The same in memory of its own."""
-        copied = _strided(_span(self.tensor), self.tensor.shape, self.tensor.stride())
-        return Constant(self.path, copied.to(self.tensor.device), self.digest)
+        copied = _strided(_in_memory(self.tensor).clone(), self.tensor.shape, self.tensor.stride())
+        return Constant(self.path, copied.to(self.device), self.digest, self.device)
 
 
 def _span(tensor: Tensor) -> Tensor:
@@ -125,8 +128,27 @@ def _span(tensor: Tensor) -> Tensor:
     size = span_of(shape, stride)
     flat = torch.zeros(size, dtype=tensor.dtype)
     if size:
-        _strided(flat, shape, stride).copy_(tensor)
+        at = torch.zeros((), dtype=torch.int64)
+        for length, step in zip(shape, stride, strict=True):
+            at = at.unsqueeze(-1) + step * torch.arange(length)
+        flat.view(torch.uint8).view(size, -1)[at.flatten()] = _elements(tensor)
     return flat
+
+
+def _elements(tensor: Tensor) -> Tensor:
+    """The bytes of the elements in order, one row each, on the CPU."""
+    flat = tensor.cpu().contiguous().flatten()
+    return flat.view(torch.uint8).view(len(flat), -1)
+
+
+def _is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the elements fill their span, each at a place of its own."""
+    expected = 1
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return expected > 0
 
 
 def span_of(shape: Sequence[int], stride: Sequence[int]) -> int:
@@ -158,7 +180,7 @@ def _digest(tensor: Tensor) -> str:
 
 def _in_memory(tensor: Tensor) -> Tensor:
     """As `_span`, without a copy where that has no gaps and no overlaps."""
-    if tensor.device.type == "cpu" and span_of(tensor.shape, tensor.stride()) == tensor.numel():
+    if tensor.device.type == "cpu" and _is_dense(tensor.shape, tensor.stride()):
         return tensor.as_strided((tensor.numel(),), (1,))
     return _span(tensor)
 
@@ -224,7 +246,8 @@ def constant_of(data: Any, rest: memoryview | None) -> tuple[Constant, int]:
     digest, dtype, shape, stride, device, path = _fields(data)
     kind, size = DTYPES[dtype], span_of(shape, stride)
     if rest is None:
-        return Constant(path, torch.empty(0, dtype=kind, device="meta"), digest), 0
+        away = torch.empty_strided(shape, stride, dtype=kind, device="meta")
+        return Constant(path, away, digest, device), 0
     nbytes = size * kind.itemsize
     if nbytes > len(rest):
         raise CorruptStoreError(
@@ -234,12 +257,12 @@ def constant_of(data: Any, rest: memoryview | None) -> tuple[Constant, int]:
     if nbytes:
         _raw(flat)[:] = rest[:nbytes]
     try:
-        tensor = _strided(flat, shape, stride).to(torch.device(device))
+        tensor = _strided(flat, shape, stride).to(device)
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedError(f"a constant of this graph lives on {device!r}: {error}") from error
     if _digest(tensor) != digest or str(tensor.device) != device:
         raise CorruptStoreError(f"{_WHERE} hold a constant that is not what its digest says.")
-    return Constant(path, tensor, digest), nbytes + -nbytes % _ALIGN
+    return Constant(path, tensor, digest, device), nbytes + -nbytes % _ALIGN
 
 
 def _fields(data: Any) -> tuple[str, str, list[int], list[int], str, str | None]:
@@ -250,6 +273,7 @@ def _fields(data: Any) -> tuple[str, str, list[int], list[int], str, str | None]
             all(type(item) is str for item in (digest, dtype, device))
             and dtype in DTYPES
             and _WHOLE.fullmatch(dtype)
+            and _DEVICE.fullmatch(device)
             and (path is None or type(path) is str)
             and all(type(item) is list and len(item) == len(shape) <= 64 for item in sizes)
             and all(type(size) is int and 0 <= size < 1 << 62 for size in (*shape, *stride))

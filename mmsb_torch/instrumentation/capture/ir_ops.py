@@ -213,7 +213,7 @@ def call(operation: Operation, given: Mapping[str, Any]) -> tuple[tuple[Any, ...
     }
 
 
-def writes(operation: Operation) -> bool:
+def writes(operation: object) -> bool:
     """Whether an operator writes into one of its arguments."""
     return isinstance(operation, OpOverload) and operation._schema.is_mutable  # noqa: SLF001
 
@@ -221,7 +221,7 @@ def writes(operation: Operation) -> bool:
 def is_pure(operation: Operation, given: Mapping[str, Any]) -> bool:
     """Whether a call only computes: neither its place nor its number among other calls matters."""
     if not isinstance(operation, OpOverload):
-        return operation not in GUARDS.values()
+        return operation in _PYTHON.values() and operation not in GUARDS.values()
     if operation.namespace not in {"aten", "prims"} or writes(operation):
         return False
     if operation.namespace == "aten" and "assert" in operation.name():

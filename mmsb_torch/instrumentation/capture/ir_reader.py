@@ -13,7 +13,7 @@ from mmsb_torch.errors import CorruptStoreError, UnsupportedError
 
 from . import ir_ops
 from .ir_bytes import Constant
-from .ir_values import DTYPES, MAX_DEPTH, from_data
+from .ir_values import DTYPES, MAX_DEPTH, Ref, from_data, to_data
 from .ir_writer import ABOUT, CONSTANTS, SPEC, About
 
 _SIZE = re.compile(r"[\w+\-*/(), ]{1,500}", re.ASCII)
@@ -41,6 +41,7 @@ def read(
     try:
         for index in reversed(range(len(graphs))):
             made[index] = _Part(graphs[index], constants, made, ops).module()
+        _check_arguments(document["in"], graphs[0]["inputs"])
     except RecursionError as error:
         raise CorruptStoreError("this graph has values nested too deeply") from error
     made[0].meta[ABOUT] = About(document["in"], document["symbols"], document["default_dtype"])
@@ -62,6 +63,22 @@ def _resolve(ops: Any, namespaces: frozenset[str]) -> Mapping[str, ir_ops.Operat
                 f"{ir_ops.schema_of(operation)}. Capture the function again."
             )
     return found
+
+
+def _check_arguments(tree: Any, inputs: Any) -> None:
+    found: list[Ref] = []
+
+    def note(kind: str, number: int) -> Ref:
+        found.append(Ref(kind, number))
+        return found[-1]
+
+    args = from_data(tree, note)
+    _expect(
+        type(inputs) is list and found == [Ref("in", at) for at in range(len(inputs))], "inputs"
+    )
+    _expect(type(args) is tuple and list(map(type, args)) == [tuple, dict], "arguments")
+    again = to_data(args, lambda item: item if isinstance(item, Ref) else None)
+    _expect(repr(again) == repr(tree), "arguments")
 
 
 def _check_symbols(symbols: Any) -> None:

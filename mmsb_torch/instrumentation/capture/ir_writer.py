@@ -24,6 +24,8 @@ from .ir_values import MAX_DEPTH, Ref, from_data, to_data
 
 SPEC = "mmsb.spec"
 """Where a node that we made keeps what is inferred of its result."""
+SCOPE = "mmsb.scope"
+"""Where it keeps the path of the module that called it."""
 ABOUT = "mmsb.ir"
 """Where a GraphModule that we made keeps what its graph does not say: `About`."""
 CONSTANTS = "mmsb.constants"
@@ -31,6 +33,7 @@ CONSTANTS = "mmsb.constants"
 
 _MADE = re.compile(r"(_tensor_constant|_param_constant|lifted_tensor_|_lifted_tensor_constant)\d*")
 """Names that tracers make up."""
+_ROOT = re.compile(r"^(L\['self'\]|L__self__|self)?\.?(captured_)?\.?")
 
 _aten = torch.ops.aten
 _ALWAYS_TRUE = frozenset({_aten._assert_tensor_metadata.default})  # noqa: SLF001 - the operator's name
@@ -128,7 +131,7 @@ class _Writer:
         for call in _ordered(graph):
             nodes.append(self._node(call, refs))
             refs.known[call.node] = Ref("%", len(nodes) - 1)
-            scopes.append(_scope(call.node))
+            scopes.append(scope_of(call.node))
         results = graph.output_node().args[0]
         if source.outputs is not None:
             leaves: Sequence[Any] = results  # type: ignore[assignment]
@@ -258,10 +261,13 @@ def _plain(value: object) -> Any:
     return to_data(value, lambda _: None, keep_tuples=False)
 
 
-def _scope(node: fx.Node) -> str:
+def scope_of(node: fx.Node) -> str:
+    """The path of the module that called a node; "" at the top or where that is not known."""
+    if SCOPE in node.meta:
+        return str(node.meta[SCOPE])
     stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return str(path)
+    path = str(next(reversed(stack.values()))[0]) if stack else ""
+    return _ROOT.sub("", path)
 
 
 class Sizes:
