@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
-from mmsb_torch.memory import deriving, making
+from mmsb_torch.memory import deriving, graphs, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.handles import Handles
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
@@ -231,6 +231,8 @@ class Memory:
             InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
         """
         return deriving.derive(self, function, args, options)
+
+    ir = graphs.ir
 
     def propagate(self) -> list[Page]:
         """Compute every stale derived page now; returns those whose value changed.

@@ -201,6 +201,22 @@ def pack(document: bytes, constants: Sequence[Constant], *, inside: bool) -> byt
     return b"".join([head, state.digest(), *parts])
 
 
+def extent(raw: bytes | bytearray | memoryview) -> int:
+    """How many bytes a graph takes that begins where `raw` begins, as its header says.
+
+    Raises:
+        SerializationError: no graph begins there, or it does not fit.
+    """
+    view = memoryview(raw).cast("B")
+    if len(view) < HEADER_BYTES or bytes(view[:8]) != _MAGIC:
+        raise SerializationError(f"expected the bytes of a graph, found {bytes(view[:8])!r} ...")
+    _, _, _, _, size, nbytes, _ = _HEADER.unpack(view[:48])
+    end = int(HEADER_BYTES + size + -size % _ALIGN + nbytes)
+    if end > len(view):
+        raise CorruptStoreError(f"{_WHERE} are cut: expected {end}, found {len(view)}.")
+    return end
+
+
 def unpack(raw: bytes | bytearray | memoryview) -> tuple[bytes, memoryview, bool]:
     """The document, the bytes of the constants, and whether all of them are inside.
 
