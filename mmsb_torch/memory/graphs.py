@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def ir(
-    self: Memory,
+    memory: Memory,
     name: str,
     function: Callable[..., Any] | None = None,
     /,
@@ -41,7 +41,7 @@ def ir(
         CaptureError, UnsupportedError: the function cannot be captured.
         InvalidPageError: the page holds no graph, or the graph does not fit into it.
     """
-    existing = memory._router.table.get(name) if isinstance(name, str) else None
+    existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001 - one facade
     if existing is not None and not ir_recipe.is_ir(existing):
         raise InvalidPageError(
             f"page {name!r} holds no graph: expected one made with mem.ir(name, function, ...)",

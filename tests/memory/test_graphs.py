@@ -78,7 +78,7 @@ def test_an_equal_graph_is_no_change(memory):
 
 def test_weights_are_in_the_page(memory):
     model = nn.Sequential(nn.Linear(2, 8), nn.GELU(), nn.Linear(8, 3))
-    memory.ir("model", model, "x" and memory["x"])
+    memory.ir("model", model, memory["x"])
     page = memory.derive(memory["model"], "x", name="y")
     with torch.no_grad():
         wanted = model(X)
@@ -208,6 +208,7 @@ def test_what_was_written_over_a_graph_is_noticed(memory):
 READ = """
 import sys
 import torch, mmsb_torch as mmsb
+torch.set_num_threads(1)  # as in the tests: it belongs to what a value was computed with
 with mmsb.open(sys.argv[1], mode=sys.argv[2]) as memory:
     print(memory["y"].tensor.tolist(), memory.stats()["recomputed"])
     print(memory["net"].ir.digest)

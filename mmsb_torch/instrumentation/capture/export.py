@@ -94,7 +94,8 @@ def capture(
         CaptureError: no way took it; the message has what each said.
         UnsupportedError: arguments or results that no graph can hold.
     """
-    leaves, tree = flatten((args, kwargs))
+    found, tree = flatten((args, kwargs))
+    leaves = [leaf.detach() for leaf in found]  # one object each: tracers tell tensors by identity
     flat = _Flat(function, tree)
     default = str(torch.get_default_dtype()).removeprefix("torch.")
     refusals: dict[str, str] = {}

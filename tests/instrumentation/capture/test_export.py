@@ -67,6 +67,25 @@ def test_other_values_of_the_inputs_are_computed_with(program, equal):
         assert captured.way == "tape"
 
 
+@pytest.mark.parametrize("way", ["export", "make_fx", "tape"])
+def test_one_tensor_in_two_places_is_two_inputs(equal, way):
+    x, y = torch.randn(3), torch.randn(3)
+    captured = capture(lambda a, b: a - b, x, x, ways=[way])
+    assert equal(captured(x, y), x - y)
+    linear = nn.Linear(3, 3)
+    captured = capture(linear, linear.weight, ways=[way])
+    assert len(captured.ir.constants) == 2
+    assert equal(captured(torch.eye(3)), run(linear, (torch.eye(3),)))
+
+
+@pytest.mark.parametrize("way", ["export", "make_fx", "tape"])
+def test_inputs_that_share_memory_are_inputs_of_their_own(equal, way):
+    x = torch.randn(4)
+    captured = capture(lambda a, b, c: a * b + c, x, x[:], x.view(4), ways=[way])
+    values = [torch.randn(4) for _ in range(3)]
+    assert equal(captured(*values), values[0] * values[1] + values[2])
+
+
 # what a graph holds for
 
 
