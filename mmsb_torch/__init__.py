@@ -12,6 +12,7 @@
 Imports go up this list, one way. `mmsb.open()` is where to start.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmsb_torch.device import PageLocation
@@ -61,6 +62,10 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.instrumentation.capture.backend import CaptureBackend
+    from mmsb_torch.instrumentation.capture.export import Captured, capture
+    from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
+    from mmsb_torch.instrumentation.capture.ir import IR
     from mmsb_torch.memory.exchange import (
         PageRecord,
         compress_delta,
@@ -76,7 +81,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "IR",
+    "CaptureBackend",
     "CaptureError",
+    "Captured",
     "Change",
     "Changes",
     "ClosedError",
@@ -98,6 +106,7 @@ __all__ = [
     "InvalidPageError",
     "InvalidRecipeError",
     "MMSBError",
+    "MMSBInterpreter",
     "Memory",
     "Moment",
     "Page",
@@ -121,6 +130,7 @@ __all__ = [
     "UnsupportedError",
     "UnsupportedLocationError",
     "Why",
+    "capture",
     "compress_delta",
     "compress_page",
     "deserialize_delta",
@@ -138,11 +148,23 @@ __all__ = [
 ]
 
 
+_CAPTURE = {
+    "CaptureBackend": "backend",
+    "Captured": "export",
+    "IR": "ir",
+    "MMSBInterpreter": "interpreter",
+    "capture": "export",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name == "Graph":  # drawing loads when it is used
         from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
 
         return Graph
+    if name in _CAPTURE:  # so does tracing
+        module = import_module(f"mmsb_torch.instrumentation.capture.{_CAPTURE[name]}")
+        return getattr(module, name)
     if name in __all__:  # so does what writes bytes: all other names are here already
         from mmsb_torch.memory import exchange  # noqa: PLC0415
 

@@ -26,7 +26,7 @@ class Step(NamedTuple):
     seconds: float
 
 
-class RecordingInterpreter(fx.Interpreter):
+class MMSBInterpreter(fx.Interpreter):
     """Runs a graph and records each node; for one thread.
 
     Results are those of the graph. On an accelerator the seconds are those of the launch unless

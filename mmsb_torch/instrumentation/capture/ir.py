@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import torch
 import xxhash
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
 
 from mmsb_torch.errors import CorruptStoreError, ReplayError, SerializationError
 
 from . import ir_bytes, ir_ops
 from .ir_bytes import Constant
+from .ir_checks import Checks
 from .ir_reader import read
-from .ir_trees import flatten
+from .ir_trees import flat_tree, flatten
 from .ir_values import DTYPES, text
 from .ir_writer import ABOUT, SCOPE, About, Source, known_of, write
 
@@ -106,8 +108,9 @@ class IR:
             for index, data in enumerate(main["nodes"])
         )
         self.missing = tuple(str(c.path) for c in constants if c.tensor.is_meta)
-        self._checks = _Checks(document)
+        self._checks = Checks(document)
         self._call = module.forward
+        self._memories = {_memory(c.tensor) for c in constants if not c.tensor.is_meta}
         self.writes = any(ir_ops.writes(n.target) for part in _parts(module) for n in _calls(part))
 
     @classmethod
@@ -182,6 +185,8 @@ class IR:
             ReplayError: the arguments, a value that it was captured for, or a setting differ; the
                 function itself still takes them.
         """
+        if self._checks.flat and not kwargs and all(map(_is_tensor, args)):
+            return self.run(args)
         leaves, tree = flatten((args, kwargs))
         return self.run(leaves, tree)
 
@@ -194,7 +199,12 @@ class IR:
             )
         self._checks.arguments(leaves, tree)
         with torch.no_grad(), _no_autocast():
-            return self._call(*leaves) if not self.writes else self._watched(leaves)
+            result = self._watched(leaves) if self.writes else self._call(*leaves)
+            return tree_map_only(Tensor, self._own, result) if self._memories else result
+
+    def _own(self, result: Tensor) -> Tensor:
+        """A result that is not memory of a constant's, which its receiver might write into."""
+        return result.clone() if _memory(result) in self._memories else result
 
     def _watched(self, leaves: Sequence[Tensor]) -> Any:
         """Run a graph that writes in place, into memory of its own as it should be."""
@@ -237,15 +247,22 @@ class IR:
         return hash(self.digest)
 
 
+def _memory(value: Tensor) -> int:
+    return int(value.untyped_storage()._cdata)  # noqa: SLF001 - its identity while it lives
+
+
 def source_of(module: fx.GraphModule) -> Source:
     """A GraphModule as something to write."""
     about = module.meta.get(ABOUT)
     if about is None:
         count = len(module.graph.find_nodes(op="placeholder"))
-        inputs = [{"in": index} for index in range(count)]
         default = str(torch.get_default_dtype()).removeprefix("torch.")
-        about = About({"tuple": [{"tuple": inputs}, {"dict": []}]}, [], default)
+        about = About(flat_tree(count), [], default)
     return Source(module.graph, module, about, known=known_of(module))
+
+
+def _is_tensor(item: object) -> bool:
+    return isinstance(item, Tensor)
 
 
 def _parts(module: fx.GraphModule) -> list[fx.GraphModule]:
@@ -302,64 +319,3 @@ def _no_autocast() -> AbstractContextManager[Any]:
     from mmsb_torch.instrumentation.context import without_autocast  # noqa: PLC0415
 
     return without_autocast()
-
-
-class _Checks:
-    """What must hold of the arguments of a call."""
-
-    def __init__(self, document: Any) -> None:
-        self._tree = repr(document["in"])
-        self._specs = [spec["tensor"] for spec in document["graphs"][0]["inputs"]]
-        self._ranges = {name: (least, most) for name, least, most in document["symbols"]}
-        self._default = DTYPES[document["default_dtype"]]
-
-    def arguments(self, leaves: Sequence[Any], tree: Any) -> None:
-        """Raise ReplayError unless a call with these is the one that was captured."""
-        if tree is not None and repr(tree) != self._tree:
-            raise ReplayError(
-                f"this graph was captured with the arguments {text_of(self._tree)}, and called "
-                f"with {text_of(repr(tree))}. Run the function itself, or capture it again."
-            )
-        if len(leaves) != len(self._specs):
-            raise ReplayError(f"expected {len(self._specs)} tensors, found {len(leaves)}")
-        if torch.get_default_dtype() is not self._default:
-            raise ReplayError(
-                f"this graph was captured with the default dtype {self._default}, and it is "
-                f"{torch.get_default_dtype()} now. Capture the function again."
-            )
-        sizes: dict[str, int] = {}
-        for index, (leaf, spec) in enumerate(zip(leaves, self._specs, strict=True)):
-            if not self._fits(leaf, spec, sizes):
-                found = (leaf.dtype, *map(list, (leaf.shape, leaf.stride())), str(leaf.device))
-                raise ReplayError(
-                    f"input {index} of this graph was captured as {spec}, and is "
-                    f"{list(map(str, found))} now (dtype, shape, strides, device). Run the "
-                    "function itself, or capture it again."
-                )
-
-    def _fits(self, leaf: Tensor, spec: list[Any], sizes: dict[str, int]) -> bool:
-        dtype, shape, stride, device = spec
-        if leaf.dtype is not DTYPES[dtype] or str(leaf.device) != device:
-            return False
-        if leaf.dim() != len(shape) or leaf.layout != torch.strided:
-            return False
-        for size, expected in zip(leaf.shape, shape, strict=True):
-            if isinstance(expected, str):
-                least, most = self._ranges.get(expected, (0, None))
-                if sizes.setdefault(expected, size) != size or size < least:
-                    return False
-                if most is not None and size > most:
-                    return False
-            elif size != expected:
-                return False
-        if any(isinstance(step, str) for step in stride) or leaf.numel() == 0:
-            return leaf.is_contiguous()
-        return all(
-            step == wanted or size == 1
-            for size, step, wanted in zip(leaf.shape, leaf.stride(), stride, strict=True)
-        )
-
-
-def text_of(tree: str) -> str:
-    """A tree in a message."""
-    return tree if len(tree) < 200 else tree[:200] + ".."

@@ -35,3 +35,8 @@ def flatten(value: object) -> tuple[list[Any], Any]:
 def unflatten(tree: Any, leaves: Sequence[Any]) -> Any:
     """What `flatten` took apart; named tuples and mappings come back as tuples and dicts."""
     return from_data(tree, lambda _, index: leaves[index])
+
+
+def flat_tree(count: int) -> Any:
+    """The tree of the arguments of a function of tensors alone."""
+    return {"tuple": [{"tuple": [{"in": index} for index in range(count)]}, {"dict": []}]}

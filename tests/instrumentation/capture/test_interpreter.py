@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmsb_torch.instrumentation.capture.export import capture
-from mmsb_torch.instrumentation.capture.interpreter import RecordingInterpreter
+from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
 
 
 def test_it_computes_what_the_graph_does(program, equal):
@@ -13,7 +13,7 @@ def test_it_computes_what_the_graph_does(program, equal):
     leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(args) if torch.is_tensor(leaf)]
     if isinstance(args[0], dict):
         leaves = [args[0]["x"], args[0]["y"][0]]
-    interpreter = RecordingInterpreter(ir)
+    interpreter = MMSBInterpreter(ir)
     with torch.no_grad():
         torch.manual_seed(1)
         found = interpreter.run(*leaves)
@@ -24,7 +24,7 @@ def test_it_computes_what_the_graph_does(program, equal):
 
 def test_steps_say_what_each_node_did():
     model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU()), nn.Linear(8, 2))
-    interpreter = RecordingInterpreter(capture(model, torch.ones(3, 4)).ir)
+    interpreter = MMSBInterpreter(capture(model, torch.ones(3, 4)).ir)
     for _ in range(2):  # a run forgets the one before
         interpreter.run(torch.ones(3, 4))
     steps = interpreter.steps
@@ -39,7 +39,7 @@ def test_steps_say_what_each_node_did():
 def test_it_runs_exported_programs_too():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
     module = torch.export.export(model, (torch.ones(3, 4),)).module()
-    interpreter = RecordingInterpreter(module)
+    interpreter = MMSBInterpreter(module)
     found = interpreter.run(torch.ones(3, 4))
     assert torch.equal(found, model(torch.ones(3, 4)))
     assert {"0", "1"} <= {step.scope for step in interpreter.steps}

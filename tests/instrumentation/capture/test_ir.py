@@ -273,6 +273,19 @@ def test_other_weights_are_refused():
         IR.from_bytes(raw, model.state_dict())
 
 
+def test_results_are_never_memory_of_a_constant():
+    weight = torch.ones(2, 2)
+    ir = graph(lambda a: (weight.t(), [weight[0] + 0, weight, a]), torch.zeros(2))
+    first = ir(torch.zeros(2))
+    first[0].fill_(7)
+    first[1][1].fill_(8)
+    assert ir(torch.zeros(2))[1][1].equal(torch.ones(2, 2))
+    assert (
+        ir.to_bytes()
+        == graph(lambda a: (weight.t(), [weight[0] + 0, weight, a]), torch.zeros(2)).to_bytes()
+    )
+
+
 def test_tied_weights_are_kept_once():
     class Tied(nn.Module):
         def __init__(self):
