@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
-from mmsb_torch.errors import CorruptStoreError, ReplayError, SerializationError
+from mmsb_torch.errors import CorruptStoreError, MMSBError, ReplayError, SerializationError
 
 from . import ir_bytes, ir_ops
 from .ir_bytes import Constant
@@ -156,9 +156,27 @@ class IR:
             UnsupportedError: of a newer version, or with operators that are not here.
         """
         body, rest, inside = ir_bytes.unpack(raw)
+        try:
+            return cls._read(body, rest, constants or {}, frozenset(namespaces), inside)
+        except (MMSBError, MemoryError):
+            raise
+        except Exception as error:
+            raise CorruptStoreError(
+                f"these bytes hold a graph that nothing writes: {type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def _read(
+        cls,
+        body: bytes,
+        rest: memoryview,
+        constants: Mapping[str, Tensor],
+        namespaces: frozenset[str],
+        inside: bool,
+    ) -> IR:
         document = ir_bytes.loads(body)
-        found = _constants(document, rest, dict(constants or {}), inside=inside)
-        module = read(document, found, ir_ops.NAMESPACES | frozenset(namespaces))
+        found = _constants(document, rest, constants, inside=inside)
+        module = read(document, found, ir_ops.NAMESPACES | namespaces)
         again = write(source_of(module))
         if ir_bytes.dumps(again.document) != body:
             raise CorruptStoreError("these bytes hold a graph that is not in canonical form.")

@@ -97,6 +97,27 @@ _NAMES: Mapping[object, str] = {function: name for name, function in _PYTHON.ite
 
 COND = "higher_order.cond"
 
+_COUNTS: Mapping[object, int] = {
+    **{
+        _PYTHON[name]: 1
+        for name in (
+            "operator.neg",
+            "operator.pos",
+            "operator.abs",
+            "operator.not_",
+            "math.ceil",
+            "math.floor",
+            "math.trunc",
+            "torch.sym_int",
+            "torch.sym_float",
+            "torch.sym_not",
+        )
+    },
+    torch.sym_ite: 3,
+    torch.ops.higher_order.cond: 4,
+}
+"""How many arguments functions take; all others take two."""
+
 
 def name_of(operation: object) -> str:
     """What an operation is called in a graph.
@@ -196,6 +217,9 @@ def call(operation: Operation, given: Mapping[str, Any]) -> tuple[tuple[Any, ...
         UnsupportedError: unknown names, or one is missing.
     """
     if not isinstance(operation, OpOverload):
+        count = _COUNTS.get(operation, 2)
+        if list(given) != [str(index) for index in range(count)]:
+            raise UnsupportedError(f"this graph calls {operation!r:.80} with {', '.join(given)}")
         return tuple(given.values()), {}
     arguments = operation._schema.arguments  # noqa: SLF001
     names = [item.name for item in arguments]

@@ -17,6 +17,7 @@ from .ir_values import DTYPES, MAX_DEPTH, Ref, from_data, to_data
 from .ir_writer import ABOUT, CONSTANTS, SPEC, About
 
 _SIZE = re.compile(r"[\w+\-*/(), ]{1,500}", re.ASCII)
+_DEVICE = re.compile(r"(cpu|cuda|meta|xpu|mps|hpu|mtia)(:\d{1,3})?", re.ASCII)
 _PARTS = ("constants", "default_dtype", "graphs", "in", "ops", "symbols")
 
 
@@ -32,7 +33,8 @@ def read(
         UnsupportedError: it needs operations that are not here, or not in this form.
     """
     _expect(isinstance(document, dict) and set(document) == set(_PARTS), "parts")
-    _expect(document["default_dtype"] in DTYPES, "default dtype")
+    default = document["default_dtype"]
+    _expect(type(default) is str and default in DTYPES, "default dtype")
     _check_symbols(document["symbols"])
     graphs = document["graphs"]
     _expect(type(graphs) is list and len(graphs) > 0, "graphs")
@@ -44,7 +46,7 @@ def read(
         _check_arguments(document["in"], graphs[0]["inputs"])
     except RecursionError as error:
         raise CorruptStoreError("this graph has values nested too deeply") from error
-    made[0].meta[ABOUT] = About(document["in"], document["symbols"], document["default_dtype"])
+    made[0].meta[ABOUT] = About(document["in"], document["symbols"], default)
     return made[0]
 
 
@@ -172,7 +174,7 @@ def check_spec(spec: Any, depth: int = MAX_DEPTH) -> Any:
     Raises:
         CorruptStoreError: it is none.
     """
-    if spec is None or spec in _NUMBERS:
+    if spec is None or (type(spec) is str and spec in _NUMBERS):
         return spec
     if type(spec) is list and depth:
         return [check_spec(item, depth - 1) for item in spec]
@@ -180,7 +182,8 @@ def check_spec(spec: Any, depth: int = MAX_DEPTH) -> Any:
     body = spec["tensor"]
     _expect(type(body) is list and len(body) == 4, "a spec")
     dtype, shape, stride, device = body
-    _expect(type(dtype) is str and dtype in DTYPES and type(device) is str, "a spec")
+    _expect(type(dtype) is str and dtype in DTYPES, "a spec")
+    _expect(type(device) is str and _DEVICE.fullmatch(device), "a spec")
     for sizes in (shape, stride):
         _expect(type(sizes) is list and len(sizes) == len(shape), "a spec")
         _expect(all(map(_is_size, sizes)), "a spec")

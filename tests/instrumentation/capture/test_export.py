@@ -1,6 +1,8 @@
 """Capture: the graph computes what the function does, bit for bit, or says that it does not hold."""
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +86,14 @@ def test_inputs_that_share_memory_are_inputs_of_their_own(equal, way):
     captured = capture(lambda a, b, c: a * b + c, x, x[:], x.view(4), ways=[way])
     values = [torch.randn(4) for _ in range(3)]
     assert equal(captured(*values), values[0] * values[1] + values[2])
+
+
+def test_the_example_in_the_documentation_runs():
+    text = (Path(__file__).parents[3] / "docs" / "capture.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    session = {"__name__": "example"}
+    exec(compile(example, "docs/capture.md", "exec"), session)
+    assert torch.equal(session["captured"](session["x"]), session["model"](session["x"]).detach())
 
 
 # what a graph holds for

@@ -452,6 +452,47 @@ def test_json_that_nothing_writes_is_refused(body):
         IR.from_bytes(ir_bytes.pack(body, [], inside=True))
 
 
+ODDITIES = [
+    *(None, True, 0, 1, -1, 2**70, "", "x", [], {}, [[[]]], "float32", "aten.view.default"),
+    *({"in": 0}, {"in": -1}, {"%": 0}, {"%": 1}, {"const": 0}, {"graph": 1}, {"float": "inf"}),
+    *({"tuple": []}, {"dict": [["a", 1]]}, {"slice": [0, 1, 2]}, {"device": "cuda"}),
+    *({"dtype": "int8"}, {"layout": "sparse_coo"}, {"tensor": ["float32", [1], [1], "cpu"]}),
+]
+
+
+def places(data, path=()):
+    if path:
+        yield path
+    inner = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in inner if isinstance(data, dict | list) else ():
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["mlp", "several", "branch", "cond"])
+def test_no_change_of_a_document_does_more_than_make_another_graph(case, name):
+    function, args = case(name)
+    ir, generator = capture(function, *args).ir, random.Random(name)
+
+    def change(document):
+        *path, last = generator.choice(list(places(document)))
+        inner = document
+        for step in path:
+            inner = inner[step]
+        if generator.random() < 0.8:
+            inner[last] = generator.choice(ODDITIES)
+        else:
+            del inner[last]
+
+    for _ in range(150):
+        raw = resealed(ir, change)
+        try:
+            other = IR.from_bytes(raw)
+        except (SerializationError, UnsupportedError):
+            continue
+        assert other.to_bytes() == raw
+        assert (other.digest == ir.digest) == (raw == ir.to_bytes())
+
+
 def test_strings_cannot_become_code(tmp_path):
     marker = tmp_path / "ran"
     nasty = f"'+__import__('pathlib').Path({str(marker)!r}).touch()+'\n"
