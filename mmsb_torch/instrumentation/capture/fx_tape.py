@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mmsb_torch.errors import CaptureError
+from mmsb_torch.errors import CaptureError, MMSBError
 
 from . import ir_ops
 from .ir_bytes import Constant
@@ -43,8 +43,10 @@ def record(
         CaptureError: it read or wrote in a way that a graph cannot repeat.
     """
     tape = _Tape(leaves, paths)
-    with _Reads(), tape:
+    with _Reads(tape), tape:
         results = function(*leaves)
+    if tape.refusal is not None:  # the function may have caught it, and gone on
+        raise tape.refusal
     tape.graph.output(tuple(tape.node_of(result) for result in results))
     return tape.graph, tape.constants
 
@@ -56,6 +58,8 @@ class _Tape(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = fx.Graph()
         self.constants: dict[str, Constant] = {}
+        self.refusal: MMSBError | None = None
+        """Why this run is no graph."""
         self._paths = paths
         self._sizes = Sizes()
         self._nodes: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
@@ -69,15 +73,28 @@ class _Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and note it."""
         del types
-        given = ir_ops.by_name(func, args, kwargs or {})
-        ir_ops.check_call(func, given)
-        taken = tree_map_only(Tensor, self.node_of, (args, kwargs or {}))
-        self._check_writes(func, given)
+        try:
+            taken = self._taken(func, args, kwargs or {})
+        except MMSBError as error:
+            self.refusal = error
+            raise
         result = func(*args, **kwargs or {})
         if func is _aten.lift_fresh.default:  # new memory, which may be written
             self._outside.pop(_memory(result), None)
         self._note(func, self.graph.call_function(_SAME.get(func, func), *taken), result)
         return result
+
+    def _taken(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The arguments of a call as nodes.
+
+        Raises:
+            CaptureError, UnsupportedError: a graph cannot have this call; it did not run.
+        """
+        given = ir_ops.by_name(func, args, kwargs)
+        ir_ops.check_call(func, given)
+        taken = tree_map_only(Tensor, self.node_of, (args, kwargs))
+        self._check_writes(func, given)
+        return taken
 
     def node_of(self, value: Tensor) -> fx.Node:
         """The node that gave a tensor; a constant if none did."""
@@ -156,27 +173,34 @@ _MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_te
 class _Reads(TorchFunctionMode):
     """Sees what Python reads out of tensors past the dispatcher."""
 
+    def __init__(self, tape: _Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Refuse what would be baked in; run everything else."""
         del types
         kwargs = kwargs or {}
         copies = func in _MAKERS and any(map(_holds_tensor, (*args, *kwargs.values())))
         if copies or func in _UNSEEN:
-            raise CaptureError(
+            self._refuse(
                 f"{getattr(func, '__name__', func)} reads a tensor's values in a way that is not "
                 "seen. Use torch's operators, .item() or torch.stack instead."
             )
         result = func(*args, **kwargs)
         if func is Tensor.tolist:
-            _guard(args[0], result)
+            self._guard(args[0], result)
         return result
 
+    def _guard(self, value: Tensor, listed: Any) -> None:
+        """Let the graph hold only where a tensor is as it was listed."""
+        if value.is_floating_point() or value.is_complex():
+            self._refuse("tolist() of floats cannot be guarded. Use .item() instead.")
+        torch.equal(value, torch.tensor(listed, dtype=value.dtype))  # recorded as it runs
 
-def _guard(value: Tensor, listed: Any) -> None:
-    """Let the graph hold only where a tensor is as it was listed."""
-    if value.is_floating_point() or value.is_complex():
-        raise CaptureError("tolist() of floats cannot be guarded. Use .item() instead.")
-    torch.equal(value, torch.tensor(listed, dtype=value.dtype))  # recorded as it runs
+    def _refuse(self, why: str) -> NoReturn:
+        self._tape.refusal = CaptureError(why)
+        raise self._tape.refusal
 
 
 def _holds_tensor(data: Any) -> bool:

@@ -255,6 +255,17 @@ def test_reads_past_the_dispatcher_are_refused_by_the_tape(function):
         capture(function, torch.ones(2), ways=["tape"])
 
 
+def test_a_refusal_that_the_function_catches_is_one():
+    def stubborn(a):
+        try:
+            return a + torch.from_numpy(a.numpy())
+        except RuntimeError:
+            return a
+
+    with pytest.raises(CaptureError, match="numpy"):
+        capture(stubborn, torch.ones(2), ways=["tape"])
+
+
 def test_what_the_function_raises_is_in_the_message():
     with pytest.raises(CaptureError, match="tape says ZeroDivisionError: integer"):
         capture(lambda a: a / (1 // 0), torch.ones(2))

@@ -463,8 +463,11 @@ ODDITIES = [
 def places(data, path=()):
     if path:
         yield path
-    inner = data.items() if isinstance(data, dict) else enumerate(data)
-    for key, value in inner if isinstance(data, dict | list) else ():
+    if isinstance(data, dict | list):
+        inner = data.items() if isinstance(data, dict) else enumerate(data)
+    else:
+        inner = ()
+    for key, value in inner:
         yield from places(value, (*path, key))
 
 
@@ -550,12 +553,22 @@ WRITES = [
 ]
 
 
+READS = [
+    lambda a: a * 2 if a.sum() > 0 else a - 1,
+    lambda a: a[: int(a.abs().sum()) % 3],
+    lambda a: a[a > 0],
+    lambda a: torch.zeros(a.nonzero().shape[0] % 3 + 1),
+    lambda a: a + (a > 0).flatten().tolist().count(True),
+    lambda a: a / a.numel() if torch.equal(a, a.abs()) else a.flip(0),
+]
+
+
 @st.composite
-def programs(draw):
+def programs(draw, functions=UNARY + BINARY + WRITES):
     steps = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(UNARY + BINARY + WRITES),
+                st.sampled_from(functions),
                 st.integers(0, 20),
                 st.integers(0, 20),
             ),
@@ -588,3 +601,16 @@ def test_any_program_runs_as_it_was_and_has_one_form(equal, program, way, seed):
     assert equal(read(*args), program(*args))
     if not ir.writes:
         assert IR.of(shuffled(ir.module, seed)).to_bytes() == raw
+
+
+@hypothesis.given(programs(READS + UNARY + BINARY + WRITES))
+def test_any_program_computes_with_other_values_or_says_so(equal, program):
+    args = (torch.randn(3, 3), torch.randn(3, 3))
+    ir = graph(program, *args, way="tape")
+    for scale in (1.0, -1.0, 0.0):
+        others = (torch.randn(3, 3), torch.randn(3, 3) * scale)
+        try:
+            found = ir(*others)
+        except (MMSBError, RuntimeError, IndexError):
+            continue  # a guard, or shapes that do not fit now
+        assert equal(found, program(*others))
