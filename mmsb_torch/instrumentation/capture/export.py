@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +78,8 @@ def capture(
 ) -> Captured:
     """Capture a function or module as it computes with these arguments.
 
+    Torch's random generators are afterwards as they were.
+
     Args:
         function: tensors in plain containers in and out, no effects on its arguments.
         args: what it is called with; the graph holds for tensors of the same dtypes, shapes,
@@ -94,6 +96,10 @@ def capture(
         CaptureError: no way took it; the message has what each said.
         UnsupportedError: arguments or results that no graph can hold.
     """
+    if not callable(function) or not ways or not set(ways) <= set(WAYS):
+        raise UnsupportedError(
+            f"capture({function!r:.60}, ways={ways!r}): expected a callable, and ways of {WAYS}"
+        )
     found, tree = flatten((args, kwargs))
     leaves = [leaf.detach() for leaf in found]  # one object each: tracers tell tensors by identity
     flat = _Flat(function, tree)
@@ -102,7 +108,7 @@ def capture(
     device = leaves[0].device if leaves else torch.device("cpu")
     for way in ways:
         try:
-            with plain_torch(device):
+            with plain_torch(device), _same_random_numbers():
                 source = _WAYS[way](flat, leaves, About(tree, [], default), dynamic or {})
                 ir = IR.of(source)
                 _check_pure(ir, leaves)
@@ -272,9 +278,9 @@ def _check_pure(ir: IR, leaves: list[Tensor]) -> None:
 
 def _check_exact(ir: IR, flat: _Flat, leaves: list[Tensor]) -> None:
     """Raise CaptureError unless function and graph give the same bits for these arguments."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with _same_random_numbers():
         wanted = flat(*leaves)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with _same_random_numbers():
         found, tree = flatten(ir.run(leaves))
     if repr(tree) != repr(flat.outputs):
         raise CaptureError("its results come in other containers or with other numbers")
@@ -284,6 +290,11 @@ def _check_exact(ir: IR, flat: _Flat, leaves: list[Tensor]) -> None:
                 f"its result {index} differs from the function's in some bits. Pass exact=False "
                 "to take a graph that is right up to rounding."
             )
+
+
+def _same_random_numbers() -> AbstractContextManager[None]:
+    """Puts torch's generators back as they were."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 @contextmanager

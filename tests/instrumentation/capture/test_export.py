@@ -59,6 +59,23 @@ def test_capturing_prints_nothing(case, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("way", ["export", "make_fx", "tape"])
+def test_capturing_draws_no_random_numbers(case, way):
+    function, args = case("random")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    capture(function, *args, ways=[way])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("function", "ways"), [(3, ["tape"]), (torch.sin, ["fx"]), (torch.sin, [])]
+)
+def test_other_requests_are_refused(function, ways):
+    with pytest.raises(UnsupportedError, match="expected a callable"):
+        capture(function, torch.ones(2), ways=ways)
+
+
 def test_other_values_of_the_inputs_are_computed_with(program, equal):
     function, args = program
     captured = capture(function, *args)
