@@ -12,10 +12,12 @@
 Imports go up this list, one way. `mmsb.open()` is where to start.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmsb_torch.device import PageLocation
 from mmsb_torch.errors import (
+    CaptureError,
     ClosedError,
     CollectedError,
     CorruptLogError,
@@ -37,6 +39,7 @@ from mmsb_torch.errors import (
     ReadOnlyError,
     RecipeError,
     RecipeNotLoadedError,
+    ReplayError,
     SerializationError,
     StoreError,
     StoreLockedError,
@@ -62,6 +65,10 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.instrumentation.capture.backend import CaptureBackend
+    from mmsb_torch.instrumentation.capture.export import Captured, capture
+    from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
+    from mmsb_torch.instrumentation.capture.ir import IR
     from mmsb_torch.memory.capabilities import capabilities
     from mmsb_torch.memory.exchange import (
         PageRecord,
@@ -79,6 +86,10 @@ if TYPE_CHECKING:
     from mmsb_torch.runtime.store.retention import Retention
 
 __all__ = [
+    "IR",
+    "CaptureBackend",
+    "CaptureError",
+    "Captured",
     "Change",
     "Changes",
     "ClosedError",
@@ -102,6 +113,7 @@ __all__ = [
     "InvalidPageError",
     "InvalidRecipeError",
     "MMSBError",
+    "MMSBInterpreter",
     "Memory",
     "Moment",
     "Page",
@@ -115,6 +127,7 @@ __all__ = [
     "RecipeError",
     "RecipeNotLoadedError",
     "Region",
+    "ReplayError",
     "Retention",
     "SerializationError",
     "Spec",
@@ -127,6 +140,7 @@ __all__ = [
     "Why",
     "WrongHitError",
     "capabilities",
+    "capture",
     "compress_delta",
     "compress_page",
     "deserialize_delta",
@@ -144,21 +158,19 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    **dict.fromkeys(("CaptureBackend",), "instrumentation.capture.backend"),
+    **dict.fromkeys(("Captured", "capture"), "instrumentation.capture.export"),
+    **dict.fromkeys(("IR",), "instrumentation.capture.ir"),
+    **dict.fromkeys(("MMSBInterpreter",), "instrumentation.capture.interpreter"),
+    **dict.fromkeys(("Graph",), "graph.draw"),
+    **dict.fromkeys(("Retention",), "runtime.store.retention"),
+    **dict.fromkeys(("capabilities",), "memory.capabilities"),
+}
+"""Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
+
+
 def __getattr__(name: str) -> Any:
-    if name == "Graph":  # drawing loads when it is used
-        from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
-
-        return Graph
-    if name == "capabilities":
-        from mmsb_torch.memory.capabilities import capabilities  # noqa: PLC0415
-
-        return capabilities
-    if name == "Retention":
-        from mmsb_torch.runtime.store.retention import Retention  # noqa: PLC0415
-
-        return Retention
-    if name in __all__:  # so does what writes bytes: all other names are here already
-        from mmsb_torch.memory import exchange  # noqa: PLC0415
-
-        return getattr(exchange, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"mmsb_torch.{_LAZY.get(name, 'memory.exchange')}"), name)

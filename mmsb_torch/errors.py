@@ -96,6 +96,14 @@ class WrongHitError(MMSBError, AssertionError):
     """A memoised result, run again, came out different: something it depends on was not seen."""
 
 
+class CaptureError(MMSBError, RuntimeError):
+    """A function cannot be captured as a graph; it still runs as it is."""
+
+
+class ReplayError(MMSBError, RuntimeError):
+    """A captured graph does not hold for these arguments; the function itself still does."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

@@ -119,9 +119,7 @@ def plain_torch(device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(mode=False))
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(without_autocast())
         if torch._C._len_torch_dispatch_stack():  # noqa: SLF001
             stack.enter_context(_disable_current_modes())
         if torch._C._len_torch_function_stack():  # noqa: SLF001
@@ -140,3 +138,13 @@ def _no_function_modes() -> Iterator[None]:
     finally:
         for mode in reversed(modes):
             _push_mode(mode)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Autocast off on every kind of device where it is on."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

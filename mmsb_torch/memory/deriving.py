@@ -13,9 +13,10 @@ from mmsb_torch.graph import (
     bind,
     declare_again,
     default_name,
+    ir_recipe,
     is_registered,
 )
-from mmsb_torch.memory import making
+from mmsb_torch.memory import graphs, making
 from mmsb_torch.memory.page import Page
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType
@@ -39,13 +40,16 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
         raise InvalidRecipeError(
             f"{function!r} suggests no page name: pass name=, as in mem.derive(f, page, name='y')"
         )
+    if isinstance(function, Page):
+        recipe = graphs.recipe(memory, function, args, options)
+        return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
     inputs = tuple(memory._handles.entry(page) for page in args)  # noqa: SLF001
     keywords = {
         key: memory._handles.entry(value) if isinstance(value, Page) else value  # noqa: SLF001
         for key, value in options.items()
     }
-    recipe = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
-    return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
+    bound = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
+    return memory._handles.of(declare(memory, name, bound, metadata))  # noqa: SLF001
 
 
 def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:
@@ -64,9 +68,12 @@ def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | 
 
 
 def bind_registered_kinds(memory: Memory) -> None:
-    """After reopening: bind the pages whose kind is registered in this process already."""
+    """After reopening: bind the pages whose kind is registered here already, or is a graph's."""
     for node in list(memory._engine.topology.nodes.values()):  # noqa: SLF001
-        if node.kind is not None and is_registered(node.kind):
+        recipe = ir_recipe.of_kind(node.kind, node.declared)
+        if recipe is not None:
+            declare(memory, node.name, recipe, None)
+        elif node.kind is not None and is_registered(node.kind):
             of_kind(memory, node.name, node.kind, None)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.graph.memo.memo import SHELF_BYTES, Memo
-from mmsb_torch.memory import deriving, making
+from mmsb_torch.memory import deriving, graphs, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.handles import Handles
 from mmsb_torch.memory.keeper import Keeper
@@ -234,6 +234,8 @@ class Memory(Keeper):
             InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
         """
         return deriving.derive(self, function, args, options)
+
+    ir = graphs.ir
 
     def propagate(self) -> list[Page]:
         """Compute every stale derived page now; returns those whose value changed.

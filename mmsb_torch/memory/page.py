@@ -17,6 +17,7 @@ from mmsb_torch.runtime.state import Entry, row_index
 from mmsb_torch.types import Region, Spec, Transaction
 
 if TYPE_CHECKING:
+    from mmsb_torch.instrumentation.capture.ir import IR
     from mmsb_torch.memory.memory import Memory
 
 
@@ -110,6 +111,18 @@ class Page:
     def clone(self) -> Tensor:
         """A copy of the value, yours to write."""
         return copy_of(self.tensor)
+
+    @property
+    def ir(self) -> IR:
+        """The graph that is in a page made with `mem.ir`, read anew at each call.
+
+        Raises:
+            InvalidPageError: it is no such page.
+            SerializationError: somebody wrote something else into it.
+        """
+        from mmsb_torch.memory.graphs import read  # noqa: PLC0415 - loads when it is used
+
+        return read(self)
 
     @property
     def epoch(self) -> int:
