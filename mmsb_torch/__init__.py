@@ -35,6 +35,7 @@ from mmsb_torch.errors import (
     ReadOnlyError,
     RecipeError,
     RecipeNotLoadedError,
+    RecordingError,
     SerializationError,
     StoreError,
     StoreLockedError,
@@ -59,6 +60,7 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.graph.recording import InstrumentationConfig, Recording
     from mmsb_torch.memory.exchange import (
         PageRecord,
         compress_delta,
@@ -90,6 +92,7 @@ __all__ = [
     "Form",
     "Graph",
     "HistoryError",
+    "InstrumentationConfig",
     "InternalError",
     "InvalidDeltaError",
     "InvalidPageError",
@@ -107,6 +110,8 @@ __all__ = [
     "ReadOnlyError",
     "RecipeError",
     "RecipeNotLoadedError",
+    "Recording",
+    "RecordingError",
     "Region",
     "SerializationError",
     "Spec",
@@ -139,7 +144,11 @@ def __getattr__(name: str) -> Any:
         from mmsb_torch.graph.draw import Graph  # noqa: PLC0415
 
         return Graph
-    if name in __all__:  # so does what writes bytes: all other names are here already
+    if name in {"InstrumentationConfig", "Recording"}:  # so does the recorder
+        from mmsb_torch.graph import recording  # noqa: PLC0415
+
+        return getattr(recording, name)
+    if name in __all__:  # and so does what writes bytes: all other names are here already
         from mmsb_torch.memory import exchange  # noqa: PLC0415
 
         return getattr(exchange, name)

@@ -88,6 +88,10 @@ class RecipeNotLoadedError(MMSBError, LookupError):
     """A stale derived page was read, and its recipe has not been declared in this process."""
 
 
+class RecordingError(MMSBError, RuntimeError):
+    """A recording cannot begin, end or be lifted like that."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

@@ -1,0 +1,230 @@
+"""A recording: what torch executed in a block, to look at and to lift into pages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor
+
+from mmsb_torch.errors import RecordingError
+from mmsb_torch.graph.calls import Shares, call_graph, duration, origin, shares
+from mmsb_torch.instrumentation.capture.frames import Codes, Locator, Unlocated, Walk
+from mmsb_torch.instrumentation.capture.mode import Scope
+from mmsb_torch.instrumentation.capture.tape import OUTSIDE, Call, Tape, Value
+from mmsb_torch.instrumentation.capture.trace import Trace
+
+if TYPE_CHECKING:
+    from mmsb_torch.graph.calls import CallGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentationConfig:
+    """What a recording keeps, and how it finds out where calls come from."""
+
+    frames: str = "walk"
+    """"walk": the Python stack is looked at when an operation runs. "trace": calls of Python
+    functions are followed (`sys.settrace`; `sys.monitoring` from Python 3.12), so they are counted
+    and timed too. "off": no functions, lines or modules."""
+    max_calls: int = 100_000
+    """Calls that are kept, about 1 KiB each; further ones run and are counted."""
+    keep_bytes: int = 16 << 20
+    """Tensors from outside that are kept alive for `lift`, in bytes; larger ones are so only by
+    their owners."""
+
+    def __post_init__(self) -> None:
+        if self.frames not in _LOCATORS:
+            raise RecordingError(
+                f"frames={self.frames!r}: expected one of {', '.join(map(repr, _LOCATORS))}"
+            )
+        for name in ("max_calls", "keep_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise RecordingError(f"{name}={value!r}: expected an integer of 0 or more")
+
+
+_LOCATORS: Mapping[str, Callable[[Codes], Locator]] = MappingProxyType(
+    {"walk": Walk, "trace": Trace, "off": lambda _: Unlocated()}
+)
+
+Namer = Callable[[Tape], Mapping[int, str]]
+"""Names of values from outside that its maker knows, by number."""
+
+
+class Recording:
+    """What torch executed in a block: a context manager, and afterwards the record.
+
+    Only the thread that enters it is recorded, with autograd's threads at work for it; in a
+    generator or an asyncio task, only what runs while that is not suspended. Nothing of torch's is
+    replaced, and no tensor is changed. Use it once.
+
+    Attributes:
+        config: what is kept.
+    """
+
+    def __init__(self, config: InstrumentationConfig, name: Namer | None = None) -> None:
+        self.config = config
+        self._codes = Codes()
+        self._locator = _LOCATORS[config.frames](self._codes)
+        self._tape = Tape(self._locator, max_calls=config.max_calls, keep_bytes=config.keep_bytes)
+        self._namer = name
+        self._names: Mapping[int, str] | None = None
+        self._scope: Scope | None = None
+        self._thread = 0
+        self._done = False
+        self.pages: dict[int, str] = {}
+
+    def __enter__(self) -> Self:
+        self._begin(bound=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Begin to record what this thread executes, in whatever generator or task, until `stop`.
+
+        Raises:
+            RecordingError: it was begun before, or "trace" is not possible here.
+        """
+        self._begin(bound=False)
+        return self
+
+    def stop(self) -> None:
+        """End it, on the thread that began it.
+
+        Raises:
+            RecordingError: not begun, or begun on another thread; it has stopped all the same.
+        """
+        scope = self._scope
+        if scope is None or self._done:
+            raise RecordingError("this recording is not under way: enter it with `with`")
+        try:
+            scope.leave()
+        finally:
+            self._done = True
+            if threading.get_ident() == self._thread:
+                self._locator.stop()
+            self._names = self._named()
+            self._tape.close()
+
+    def pause(self) -> None:
+        """Record nothing more; from any thread. It is still to be stopped."""
+        if self._scope is not None:
+            self._scope.end()
+
+    @property
+    def recording(self) -> bool:
+        """Whether it is under way."""
+        return self._scope is not None and self._scope.active
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread began it, and has not stopped it."""
+        return self._scope is not None and not self._done and self._thread == threading.get_ident()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Every call that was kept, in the order in which they ran."""
+        return tuple(self._tape.calls)
+
+    @property
+    def graph(self) -> CallGraph:
+        """Who depends on whom: print it, `.svg()`, `.dot()`, `.save(path)`."""
+        return call_graph(self._tape.calls, self.inputs)
+
+    @property
+    def inputs(self) -> Mapping[int, str]:
+        """Names of the values that came from outside, by their number in the recording."""
+        return self._named() if self._names is None else self._names
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How often operations ran that exceeded the budget, by name."""
+        return MappingProxyType(self._tape.dropped)
+
+    @property
+    def passed(self) -> int:
+        """How many operations ran while the generator or task that holds it was suspended."""
+        return self._scope.passed if self._scope is not None else 0
+
+    def by_function(self) -> Shares:
+        """Time and bytes by the user's function; backward calls count for their forward's."""
+        calls = self._tape.calls
+        return shares(calls, (str(origin(calls, call).site) or "(unknown)" for call in calls))
+
+    def by_module(self) -> Shares:
+        """Time and bytes by module; backward calls count for their forward call's."""
+        calls = self._tape.calls
+        return shares(calls, (_module(origin(calls, call)) for call in calls))
+
+    def by_op(self) -> Shares:
+        """Time and bytes by operation."""
+        calls = self._tape.calls
+        return shares(calls, (call.op for call in calls))
+
+    def by_call(self) -> Mapping[str, tuple[int, float]]:
+        """With frames="trace": how often each of the user's functions was called, and its seconds.
+
+        Seconds include what it called. Empty with other `frames`.
+        """
+        return self._locator.functions if isinstance(self._locator, Trace) else {}
+
+    def find(self, tensor: Tensor) -> Value | None:
+        """The value of the recording that a tensor holds, if it came by."""
+        return self._tape.find(tensor)
+
+    def _begin(self, *, bound: bool) -> None:
+        if self._scope is not None:
+            raise RecordingError("a recording is entered once: make another with mem.record()")
+        scope = Scope(self._tape.handle, bound=bound)
+        self._locator.check()
+        self._thread = threading.get_ident()
+        self._locator.start(scope.enter())
+        self._scope = scope
+
+    def _named(self) -> Mapping[int, str]:
+        """A name for each value that came from outside."""
+        owned: dict[int, str] = {}
+        for root in self._codes.roots():
+            for name, tensor in (*root.named_parameters(), *root.named_buffers()):
+                owned.setdefault(id(tensor), f"{type(root).__name__}.{name}")
+        given = dict(self._namer(self._tape)) if self._namer is not None else {}
+        names: dict[int, str] = {}
+        used: dict[str, int] = {}
+        outside = (v for v in self._tape.values if v.call == OUTSIDE)
+        for place, value in enumerate(outside):
+            tensor = value.kept()
+            found = owned.get(id(tensor)) if tensor is not None else None
+            name = given.get(value.number) or found or f"input {place}"
+            used[name] = used.get(name, 0) + 1
+            names[value.number] = name if used[name] == 1 else f"{name} ({used[name]})"
+        return names
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.by_module()}"
+
+    def __repr__(self) -> str:
+        calls = self._tape.calls
+        parts = [f"{len(calls):,} calls", duration(sum(call.seconds for call in calls))]
+        dropped = sum(self._tape.dropped.values())
+        parts += [f"{dropped:,} more not kept (max_calls)"] if dropped else []
+        parts += [f"{self.passed:,} passed while suspended"] if self.passed else []
+        if any(call.site.compiled for call in calls):
+            parts.append("compiled functions ran eagerly")
+        state = "" if self._done else "under way, " if self.recording else "not begun, "
+        return f"<Recording {state}{', '.join(parts)}>"
+
+
+def _module(call: Call) -> str:
+    if not call.site.root:
+        return "(no module)"
+    return f"{call.site.root}: {call.module}" if call.module else call.site.root

@@ -1,0 +1,7 @@
+"""Seeing what torch executes.
+
+- `mode`: the dispatch mode that hands every operation of a scope to one handler
+- `schema`: what an operation does to its arguments, by its schema
+- `frames`, `trace`: which user function, line and module an operation belongs to
+- `tape`: the calls of a scope, and which depends on which
+"""

@@ -1,0 +1,386 @@
+"""The tape: every call of a scope as a small record, and which depends on which.
+
+A tensor's identity is that of its storage (kept from being reused by a weak reference) and its
+geometry; a write makes a new version of the storage, so whatever is read through any of its views
+afterwards depends on the write. No tensor is kept alive but small ones that came from outside.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from mmsb_torch.instrumentation.capture.frames import Locator, Site
+from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
+
+OUTSIDE = -1
+"""In place of a call's index: the value came from outside."""
+
+
+class Storage:
+    """Memory that calls read and wrote."""
+
+    __slots__ = ("alive", "maker", "number", "values", "version", "wrapper", "writer")
+
+    def __init__(self, number: int, alive: StorageWeakRef | ref[Tensor], maker: int) -> None:
+        self.number = number
+        self.alive = alive
+        self.wrapper = isinstance(alive, ref)
+        """It is no memory, but a tensor that acts like one: sparse, nested, a subclass."""
+        self.maker = maker
+        """The call that it first appeared from."""
+        self.version = 0
+        self.writer = OUTSIDE
+        """The last call that wrote it."""
+        self.values: dict[tuple[object, ...], Value] = {}
+
+
+class Value:
+    """A tensor as some call saw it.
+
+    Attributes:
+        number: its place in `Tape.values`.
+        call: index of the call that made it, or `OUTSIDE`; `output`, which of its tensors.
+        writer: the last call that wrote into its storage before it was seen, or `OUTSIDE`.
+        unseen: it shares memory with a known tensor, but no call made it.
+        kept: the tensor, if it came from outside: weakly, and in `Tape.kept` if it is small.
+    """
+
+    __slots__ = (
+        "call", "dtype", "kept", "nbytes", "number", "output", "seen", "shape", "storage",
+        "unseen", "version", "writer",
+    )  # fmt: skip
+
+    def __init__(self, number: int, tensor: Tensor, storage: Storage, call: int) -> None:
+        self.number = number
+        self.storage = storage
+        self.version = storage.version
+        self.writer = storage.writer
+        self.call = call
+        self.output = 0
+        self.unseen = False
+        self.seen = self.kept = ref(tensor)
+        self.dtype = tensor.dtype
+        self.shape: tuple[int, ...] = ()
+        self.nbytes = 0
+        if not storage.wrapper:  # a wrapper's shape may be symbols, and reading them tells
+            self.shape, self.nbytes = tuple(tensor.shape), tensor.nbytes
+
+    @property
+    def spec(self) -> str:
+        """Such as `float32[8, 64]`."""
+        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
+
+
+class Call:
+    """One operation that torch executed.
+
+    Attributes:
+        index: its place in the recording.
+        kind: what is known of the operation; `op` is its name, such as "aten.add.Tensor".
+        args, kwargs: its arguments, a `Value` for each tensor; None if they were not kept.
+        read, made, wrote: values that it took, that it returned, and those that it changed.
+        site: the user's function and line, and the module.
+        seconds: how long it took; on an accelerator, how long it took to launch.
+        phase: "forward", "backward" or "optimizer".
+        sequence: autograd's number of the node that it was recorded under, or -1.
+        forward: the index of the forward call that a backward call belongs to, or `OUTSIDE`.
+        error: the type of the exception that it raised, or "".
+    """
+
+    __slots__ = (
+        "_forward", "args", "began", "error", "forward", "index", "kind", "kwargs", "made",
+        "parents", "phase", "read", "seconds", "sequence", "site", "wrote",
+    )  # fmt: skip
+
+    index: int
+    kind: OpClass
+    args: tuple[Any, ...] | None
+    kwargs: dict[str, Any] | None
+    read: tuple[Value, ...]
+    made: tuple[Value, ...]
+    wrote: tuple[Value, ...]
+    parents: tuple[int, ...]
+    site: Site
+    began: int
+    seconds: float
+    phase: str
+    sequence: int
+    forward: int
+    error: str
+
+    @property
+    def op(self) -> str:
+        """The operation's name."""
+        return self.kind.name
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Indices of the calls that it depends on, ascending."""
+        return self.parents
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of what it returned, or else of what it wrote."""
+        return tuple(value.shape for value in self.made or self.wrote)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it returned, or else of what it wrote; views count in full."""
+        return sum(value.nbytes for value in self.made or self.wrote)
+
+    @property
+    def function(self) -> str:
+        """Qualified name of the user's function."""
+        return self.site.function
+
+    @property
+    def file(self) -> str:
+        """The user's file."""
+        return self.site.file
+
+    @property
+    def line(self) -> int:
+        """The line in it."""
+        return self.site.line
+
+    @property
+    def module(self) -> str:
+        """Path of the module at work, such as "encoder.layer.3.attention"."""
+        return self.site.module
+
+    def __repr__(self) -> str:
+        made = ", ".join(value.spec for value in self.made or self.wrote)
+        where = f" {self.site}" if self.function else ""
+        error = f", raised {self.error}" if self.error else ""
+        return f"<Call {self.index} {self.op} -> {made or 'nothing'}{where}{error}>"
+
+
+class Tape:
+    """Records calls, up to a budget; what exceeds it is executed and counted.
+
+    Args:
+        locator: says where calls come from.
+        max_calls: how many calls are kept.
+        keep_bytes: tensors from outside are kept alive up to so many bytes in all.
+
+    Thread safety: `handle` may be called from several threads (autograd's).
+    """
+
+    def __init__(self, locator: Locator, *, max_calls: int, keep_bytes: int) -> None:
+        self.calls: list[Call] = []
+        self.values: list[Value] = []
+        self.kept: dict[int, Tensor] = {}
+        self.kept_bytes = 0
+        self.dropped: Counter[str] = Counter()
+        self.max_calls = max_calls
+        self.keep_bytes = keep_bytes
+        self._locator = locator
+        self._lock = threading.RLock()
+        self._seen: dict[int, Value] = {}
+        self._storages: dict[tuple[str, int], Storage] = {}
+        self._by_sequence: dict[int, int] = {}
+        self._first = _sequence()
+
+    def close(self) -> None:
+        """No more calls come; storages stay known, for `find`."""
+        self._seen.clear()
+        self._by_sequence.clear()
+
+    def handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Execute a call and record it."""
+        del types
+        kind = op_class(func)
+        if kind.marker:
+            return func(*args, **kwargs)
+        if len(self.calls) >= self.max_calls:
+            self.dropped[kind.name] += 1
+            return func(*args, **kwargs)
+        call = Call()
+        call.kind, call.error = kind, ""
+        with self._lock:
+            call.site = self._locator.site()
+            call.index = len(self.calls)
+            self._take(call, args, kwargs)
+        written = tuple(kind.written(args, kwargs)) if kind.writes else ()
+        call.began = began = time.perf_counter_ns()
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            call.seconds, call.error = _since(began), type(error).__name__
+            with self._lock:
+                self._enter(call, None, written)
+            raise
+        call.seconds = _since(began)
+        with self._lock:
+            self._enter(call, result, written)
+        return result
+
+    def find(self, tensor: Tensor) -> Value | None:
+        """The value that a tensor holds as far as this tape saw; None if it never saw it."""
+        storage = self._storages.get(_key(tensor))
+        if storage is None:
+            return None
+        found = storage.values.get(_geometry(tensor))
+        if found is None or found.version == storage.version:
+            return found
+        return self._value(tensor, storage, found.call)
+
+    def _take(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a call reads, before it runs and changes that."""
+        read: list[Value] = []
+        call.args = tuple([self._template(item, read) for item in args])
+        call.kwargs = {name: self._template(item, read) for name, item in kwargs.items()}
+        if call.kind.opaque:
+            call.args = call.kwargs = None
+        call.read = tuple(read)
+
+    def _template(self, item: Any, read: list[Value]) -> Any:
+        if isinstance(item, Tensor):
+            found = self._seen.get(id(item))
+            if found is None or found.seen() is not item or found.version != found.storage.version:
+                found = self._look(item)
+            read.append(found)
+            return found
+        if isinstance(item, (list, tuple)):
+            return [self._template(part, read) for part in item]
+        return item
+
+    def _look(self, tensor: Tensor) -> Value:
+        """The value of a tensor that a call reads."""
+        storage = self._storage(tensor, OUTSIDE)
+        geometry = _geometry(tensor)
+        found = storage.values.get(geometry)
+        if found is None:
+            fresh = not storage.values
+            value = self._value(tensor, storage, storage.maker)
+            value.unseen = not fresh
+            if fresh:
+                self._keep(value, tensor)
+        elif found.version != storage.version:
+            value = self._value(tensor, storage, found.call)
+            value.output, value.unseen, value.kept = found.output, found.unseen, found.kept
+        else:
+            value = found
+            value.seen = ref(tensor)
+        storage.values[geometry] = value
+        self._seen[id(tensor)] = value
+        return value
+
+    def _keep(self, value: Value, tensor: Tensor) -> None:
+        if value.nbytes + self.kept_bytes <= self.keep_bytes:
+            self.kept[value.number] = tensor
+            self.kept_bytes += value.nbytes
+
+    def _storage(self, tensor: Tensor, maker: int) -> Storage:
+        key = _key(tensor)
+        storage = self._storages.get(key)
+        if storage is None or (
+            # an object's id is used again when it is gone; a storage's is not while we watch it
+            isinstance(storage.alive, ref) and storage.alive() is not tensor
+        ):
+            alive = StorageWeakRef(tensor.untyped_storage()) if key[0] else ref(tensor)
+            storage = Storage(len(self._storages), alive, maker)
+            self._storages[key] = storage
+        return storage
+
+    def _value(self, tensor: Tensor, storage: Storage, call: int) -> Value:
+        value = Value(len(self.values), tensor, storage, call)
+        self.values.append(value)
+        return value
+
+    def _enter(self, call: Call, result: Any, written: Sequence[Tensor]) -> None:
+        """Note what a call made and wrote."""
+        index = call.index = len(self.calls)
+        self.calls.append(call)
+        wrote: list[Value] = []
+        for tensor in written:
+            storage = self._storage(tensor, index)
+            storage.version += 1
+            storage.writer = index
+            wrote.append(self._new(tensor, storage, index))
+        made: list[Value] = []
+        for tensor in _tensors(result):
+            value = self._seen.get(id(tensor))
+            if value is None or value.seen() is not tensor or value.call != index:
+                value = self._new(tensor, self._storage(tensor, index), index)
+            value.output = len(made)
+            made.append(value)
+        call.made, call.wrote = tuple(made), tuple(wrote)
+        parents = {value.call for value in call.read} | {value.writer for value in call.read}
+        parents.discard(OUTSIDE)
+        call.parents = tuple(sorted(parents))
+        self._phase(call)
+
+    def _new(self, tensor: Tensor, storage: Storage, index: int) -> Value:
+        value = self._value(tensor, storage, index)
+        storage.values[_geometry(tensor)] = value
+        self._seen[id(tensor)] = value
+        return value
+
+    def _phase(self, call: Call) -> None:
+        node = torch._C._current_autograd_node()  # noqa: SLF001 - probed below
+        call.forward = OUTSIDE
+        call.sequence = _sequence()
+        if call.sequence > self._first:
+            self._by_sequence.setdefault(call.sequence, call.index)
+        if node is not None:
+            call.phase = "backward"
+            call.forward = self._by_sequence.get(node._sequence_nr() + 1, OUTSIDE)  # noqa: SLF001
+        else:
+            call.phase = call.site.phase
+
+
+def _since(began: int) -> float:
+    return (time.perf_counter_ns() - began) * 1e-9
+
+
+def _sequence() -> int:
+    """The number that autograd gives to its next node on this thread."""
+    return torch._C._autograd._get_sequence_nr()  # noqa: SLF001
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, (list, tuple)):
+        return [tensor for item in result for tensor in _tensors(item)]
+    return []
+
+
+def _key(tensor: Tensor) -> tuple[str, int]:
+    """What stands for a tensor's memory: its storage, or itself where it has none of its own."""
+    return ("storage", tensor.untyped_storage()._cdata) if _is_plain(tensor) else ("", id(tensor))  # noqa: SLF001
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is a dense tensor with memory of its own: no wrapper that acts like one."""
+    return (
+        type(tensor).__torch_dispatch__ is _NO_DISPATCH
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+    )
+
+
+_NO_DISPATCH = Tensor.__torch_dispatch__
+
+
+def _geometry(tensor: Tensor) -> tuple[object, ...]:
+    if not _is_plain(tensor):
+        return ()
+    return (
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.storage_offset(),
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
