@@ -202,8 +202,8 @@ class Recording:
         used: dict[str, int] = {}
         outside = (v for v in self._tape.values if v.call == OUTSIDE)
         for place, value in enumerate(outside):
-            tensor = value.kept()
-            found = owned.get(id(tensor)) if tensor is not None else None
+            leaf = value.kept()
+            found = owned.get(id(leaf)) if leaf is not None else None
             name = given.get(value.number) or found or f"input {place}"
             used[name] = used.get(name, 0) + 1
             names[value.number] = name if used[name] == 1 else f"{name} ({used[name]})"
@@ -219,7 +219,9 @@ class Recording:
         parts += [f"{dropped:,} more not kept (max_calls)"] if dropped else []
         parts += [f"{self.passed:,} passed while suspended"] if self.passed else []
         if any(call.site.compiled for call in calls):
-            parts.append("compiled functions ran eagerly")
+            parts.append("compiled functions among them")
+        if self._tape.unseen:
+            parts.append(f"{self._tape.unseen:,} writes by what cannot be seen")
         state = "" if self._done else "under way, " if self.recording else "not begun, "
         return f"<Recording {state}{', '.join(parts)}>"
 

@@ -36,7 +36,7 @@ class Site:
         module: path of the innermost module in it, such as "encoder.layer.3.attention".
         phase: "optimizer" in an optimizer's step, "backward" in what prepares autograd's run (what
             that run does is known from autograd), else "forward".
-        compiled: a `torch.compile`d function, which runs eagerly inside of a scope.
+        compiled: it is part of a `torch.compile`d function, whose own kernels are not seen.
     """
 
     __slots__ = ("_code", "_offset", "compiled", "module", "phase", "root")

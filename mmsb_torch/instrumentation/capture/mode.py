@@ -120,6 +120,14 @@ class _Mode(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return _skip is None  # its wrapper costs 1.5 us an operation
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled functions run compiled inside of a scope.
+
+        Otherwise torch runs them eagerly there, and never compiled again afterwards.
+        """
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

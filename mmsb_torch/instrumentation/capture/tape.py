@@ -50,12 +50,13 @@ class Value:
         number: its place in `Tape.values`.
         call: index of the call that made it, or `OUTSIDE`; `output`, which of its tensors.
         writer: the last call that wrote into its storage before it was seen, or `OUTSIDE`.
-        unseen: it shares memory with a known tensor, but no call made it.
+        unseen: no call that was seen made it of that memory: an alias, or somebody wrote into it.
+        counter: torch's version counter when it was last read; None if a call wrote it since.
         kept: the tensor, if it came from outside: weakly, and in `Tape.kept` if it is small.
     """
 
     __slots__ = (
-        "call", "dtype", "kept", "nbytes", "number", "output", "seen", "shape", "storage",
+        "call", "counter", "dtype", "kept", "nbytes", "number", "output", "seen", "shape", "storage",
         "unseen", "version", "writer",
     )  # fmt: skip
 
@@ -67,6 +68,7 @@ class Value:
         self.call = call
         self.output = 0
         self.unseen = False
+        self.counter: int | None = None
         self.seen = self.kept = ref(tensor)
         self.dtype = tensor.dtype
         self.shape: tuple[int, ...] = ()
@@ -180,6 +182,8 @@ class Tape:
         self.values: list[Value] = []
         self.kept: dict[int, Tensor] = {}
         self.kept_bytes = 0
+        self.unseen = 0
+        """Writes that torch counted and no call was seen for: compiled kernels, other threads."""
         self.dropped: Counter[str] = Counter()
         self.max_calls = max_calls
         self.keep_bytes = keep_bytes
@@ -275,6 +279,14 @@ class Tape:
         self._seen[id(tensor)] = value
         return value
 
+    def _written_unseen(self, tensor: Tensor, before: Value) -> Value:
+        """Somebody wrote into memory and torch counted it, but no call was seen."""
+        self.unseen += 1
+        before.storage.version += 1
+        value = self._look(tensor)
+        value.unseen = True
+        return value
+
     def _keep(self, value: Value, tensor: Tensor) -> None:
         if value.nbytes + self.kept_bytes <= self.keep_bytes:
             self.kept[value.number] = tensor
@@ -322,6 +334,8 @@ class Tape:
 
     def _new(self, tensor: Tensor, storage: Storage, index: int) -> Value:
         value = self._value(tensor, storage, index)
+        if storage.maker == index and storage.writer != index:
+            value.counter = _counter(tensor)
         storage.values[_geometry(tensor)] = value
         self._seen[id(tensor)] = value
         return value
@@ -346,6 +360,11 @@ def _since(began: int) -> float:
 def _sequence() -> int:
     """The number that autograd gives to its next node on this thread."""
     return torch._C._autograd._get_sequence_nr()  # noqa: SLF001
+
+
+def _counter(tensor: Tensor) -> int:
+    """Torch's count of writes into a tensor's memory; tensors of inference mode have none."""
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - documented
 
 
 def _tensors(result: Any) -> list[Tensor]:
