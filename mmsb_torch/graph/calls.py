@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmsb_torch.graph.draw import Graph, Node
-from mmsb_torch.instrumentation.capture.tape import OUTSIDE, Call, Value
+from mmsb_torch.instrumentation.capture.tape import Call
+from mmsb_torch.instrumentation.capture.values import OUTSIDE, Value
 
 
 class CallGraph(Graph):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from torch import Tensor
 
@@ -14,8 +14,9 @@ from mmsb_torch.errors import RecordingError
 from mmsb_torch.graph.calls import Shares, call_graph, duration, origin, shares
 from mmsb_torch.instrumentation.capture.frames import Codes, Locator, Unlocated, Walk
 from mmsb_torch.instrumentation.capture.mode import Scope
-from mmsb_torch.instrumentation.capture.tape import OUTSIDE, Call, Tape, Value
+from mmsb_torch.instrumentation.capture.tape import Call, Tape
 from mmsb_torch.instrumentation.capture.trace import Trace
+from mmsb_torch.instrumentation.capture.values import OUTSIDE, Value
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.calls import CallGraph
@@ -50,8 +51,23 @@ _LOCATORS: Mapping[str, Callable[[Codes], Locator]] = MappingProxyType(
     {"walk": Walk, "trace": Trace, "off": lambda _: Unlocated()}
 )
 
-Namer = Callable[[Tape], Mapping[int, str]]
-"""Names of values from outside that its maker knows, by number."""
+
+class Host(Protocol):
+    """Who a recording is made for."""
+
+    def names(self, tape: Tape) -> Mapping[int, str]:
+        """Names of values from outside that the host knows, by number."""
+        ...
+
+    def lift(
+        self,
+        recording: Recording,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        constants: Iterable[Tensor],
+    ) -> Mapping[str, Any]:
+        """See `Recording.lift`."""
+        ...
 
 
 class Recording:
@@ -65,17 +81,17 @@ class Recording:
         config: what is kept.
     """
 
-    def __init__(self, config: InstrumentationConfig, name: Namer | None = None) -> None:
+    def __init__(self, config: InstrumentationConfig, host: Host) -> None:
         self.config = config
         self._codes = Codes()
         self._locator = _LOCATORS[config.frames](self._codes)
         self._tape = Tape(self._locator, max_calls=config.max_calls, keep_bytes=config.keep_bytes)
-        self._namer = name
+        self._host = host
         self._names: Mapping[int, str] | None = None
         self._scope: Scope | None = None
         self._thread = 0
         self._done = False
-        self.pages: dict[int, str] = {}
+        self._owned: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         self._begin(bound=True)
@@ -182,6 +198,50 @@ class Recording:
         """The value of the recording that a tensor holds, if it came by."""
         return self._tape.find(tensor)
 
+    def lift(
+        self,
+        inputs: Mapping[str, Tensor] | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
+        *,
+        constants: Iterable[Tensor] = (),
+    ) -> Mapping[str, Any]:
+        """Make derived pages of the block: an update of an input runs what depends on it again.
+
+        Where the block writes nothing in place and reads no value into Python, every value between
+        parts that depend on different inputs becomes a page too, so that exactly the calls
+        downstream of a changed input run. Otherwise each output is one page that replays all of
+        it, and a value that was read into Python must stay what it was.
+
+        Args:
+            inputs: pages by name and the tensors that they stand for; a page is made if there is
+                none. Pages that the block read are inputs by themselves.
+            outputs: names of pages to make, and the tensors of the block that they hold.
+            constants: other tensors that the block used, held from now on. Parameters and buffers
+                of the modules at work are constants by themselves.
+
+        Returns:
+            The pages of `outputs`, by name.
+
+        Raises:
+            RecordingError: the block cannot be replayed soundly (random numbers, writes to what
+                was there before, tensors of unknown origin), or its replay gives other bits.
+        """
+        if self._scope is None or not self._done:
+            raise RecordingError("lift: the recording is not over; leave its `with` block first")
+        if not outputs:
+            raise RecordingError("lift: expected outputs={'name': tensor, ...}, found none")
+        return self._host.lift(self, dict(inputs or {}), dict(outputs), tuple(constants))
+
+    def origin(self, value: Value) -> str | None:
+        """What has a value from outside: a module's name for it, "a literal", or None (unknown)."""
+        if value.number in self._owned:
+            return self._owned[value.number]
+        tensor = self._tape.kept.get(value.number)
+        used = (call.op for call in self._tape.calls if value in call.read)
+        if tensor is None or next(used, "") != "aten.lift_fresh.default":
+            return None
+        return "a literal" if tensor.untyped_storage().resizable() else None  # else numpy's memory
+
     def _begin(self, *, bound: bool) -> None:
         if self._scope is not None:
             raise RecordingError("a recording is entered once: make another with mem.record()")
@@ -197,13 +257,15 @@ class Recording:
         for root in self._codes.roots():
             for name, tensor in (*root.named_parameters(), *root.named_buffers()):
                 owned.setdefault(id(tensor), f"{type(root).__name__}.{name}")
-        given = dict(self._namer(self._tape)) if self._namer is not None else {}
+        given = self._host.names(self._tape)
         names: dict[int, str] = {}
         used: dict[str, int] = {}
         outside = (v for v in self._tape.values if v.call == OUTSIDE)
         for place, value in enumerate(outside):
             leaf = value.kept()
             found = owned.get(id(leaf)) if leaf is not None else None
+            if found is not None:
+                self._owned[value.number] = found
             name = given.get(value.number) or found or f"input {place}"
             used[name] = used.get(name, 0) + 1
             names[value.number] = name if used[name] == 1 else f"{name} ({used[name]})"

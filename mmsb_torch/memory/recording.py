@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from mmsb_torch.errors import RecordingError
 from mmsb_torch.graph.recording import InstrumentationConfig, Recording
-from mmsb_torch.instrumentation.capture.tape import OUTSIDE, Tape
+from mmsb_torch.instrumentation.capture.tape import Tape
+from mmsb_torch.instrumentation.capture.values import OUTSIDE
 
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
+    from mmsb_torch.memory.page import Page
 
 
 def record(memory: Memory, function: Any, options: Mapping[str, Any]) -> Any:
@@ -30,7 +34,7 @@ def record(memory: Memory, function: Any, options: Mapping[str, Any]) -> Any:
 
 def new_recording(memory: Memory, config: InstrumentationConfig) -> Recording:
     """A recording that has not begun; it ends with the memory."""
-    recording = Recording(config, functools.partial(_pages, memory, memory._router.tx))  # noqa: SLF001
+    recording = Recording(config, _Host(memory))
     memory._recordings.add(recording)  # noqa: SLF001
     return recording
 
@@ -83,12 +87,32 @@ def _recorded(
     return wrapper
 
 
-def _pages(memory: Memory, tx: int, tape: Tape) -> dict[int, str]:
-    """The values from outside that are pages of the memory, and were not changed since `tx`."""
-    names = {}
-    for entry in memory._router.table:  # noqa: SLF001
-        tensor = entry.tensor if entry.tx <= tx or entry.info.derived else None
-        value = tape.find(tensor) if tensor is not None else None
-        if value is not None and value.call == OUTSIDE:
-            names[value.number] = entry.info.name
-    return names
+class _Host:
+    """A memory as recordings see it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._tx = memory._router.tx  # noqa: SLF001
+
+    def names(self, tape: Tape) -> dict[int, str]:
+        """The values from outside that are pages, and were not changed since the beginning."""
+        names = {}
+        for entry in self._memory._router.table:  # noqa: SLF001
+            tensor = entry.tensor if entry.tx <= self._tx or entry.info.derived else None
+            value = tape.find(tensor) if tensor is not None else None
+            if value is not None and value.call == OUTSIDE:
+                names[value.number] = entry.info.name
+        return names
+
+    def lift(
+        self,
+        recording: Recording,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        constants: Iterable[Tensor],
+    ) -> Mapping[str, Page]:
+        """See `Recording.lift`."""
+        from mmsb_torch.memory.lifting import lift  # noqa: PLC0415 - loads when it is used
+
+        self._memory._router.check_writable()  # noqa: SLF001
+        return lift(self._memory, recording, inputs, outputs, constants)

@@ -29,6 +29,7 @@ class OpClass:
     """One operation: an `OpOverload`, or a higher-order operator (about which little is known).
 
     Attributes:
+        func: the operation itself.
         name: such as "aten.add.Tensor".
         writes: the arguments that it may write: (position, name).
         view: some result is declared to share memory with an argument.
@@ -41,11 +42,12 @@ class OpClass:
     """
 
     __slots__ = (
-        "_probability", "_training", "dynamic", "factory", "marker", "name", "opaque", "random",
+        "_probability", "_training", "dynamic", "factory", "func", "marker", "name", "opaque", "random",
         "reads", "view", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
+        self.func = func
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
         self.marker = schema is not None and schema.name.startswith("profiler::")

@@ -20,66 +20,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.instrumentation.capture.frames import Locator, Site
 from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
-
-OUTSIDE = -1
-"""In place of a call's index: the value came from outside."""
-
-
-class Storage:
-    """Memory that calls read and wrote."""
-
-    __slots__ = ("alive", "maker", "number", "values", "version", "wrapper", "writer")
-
-    def __init__(self, number: int, alive: StorageWeakRef | ref[Tensor], maker: int) -> None:
-        self.number = number
-        self.alive = alive
-        self.wrapper = isinstance(alive, ref)
-        """It is no memory, but a tensor that acts like one: sparse, nested, a subclass."""
-        self.maker = maker
-        """The call that it first appeared from."""
-        self.version = 0
-        self.writer = OUTSIDE
-        """The last call that wrote it."""
-        self.values: dict[tuple[object, ...], Value] = {}
-
-
-class Value:
-    """A tensor as some call saw it.
-
-    Attributes:
-        number: its place in `Tape.values`.
-        call: index of the call that made it, or `OUTSIDE`; `output`, which of its tensors.
-        writer: the last call that wrote into its storage before it was seen, or `OUTSIDE`.
-        unseen: no call that was seen made it of that memory: an alias, or somebody wrote into it.
-        counter: torch's version counter when it was last read; None if a call wrote it since.
-        kept: the tensor, if it came from outside: weakly, and in `Tape.kept` if it is small.
-    """
-
-    __slots__ = (
-        "call", "counter", "dtype", "kept", "nbytes", "number", "output", "seen", "shape", "storage",
-        "unseen", "version", "writer",
-    )  # fmt: skip
-
-    def __init__(self, number: int, tensor: Tensor, storage: Storage, call: int) -> None:
-        self.number = number
-        self.storage = storage
-        self.version = storage.version
-        self.writer = storage.writer
-        self.call = call
-        self.output = 0
-        self.unseen = False
-        self.counter: int | None = None
-        self.seen = self.kept = ref(tensor)
-        self.dtype = tensor.dtype
-        self.shape: tuple[int, ...] = ()
-        self.nbytes = 0
-        if not storage.wrapper:  # a wrapper's shape may be symbols, and reading them tells
-            self.shape, self.nbytes = tuple(tensor.shape), tensor.nbytes
-
-    @property
-    def spec(self) -> str:
-        """Such as `float32[8, 64]`."""
-        return f"{str(self.dtype).removeprefix('torch.')}{list(self.shape)}"
+from mmsb_torch.instrumentation.capture.values import (
+    OUTSIDE,
+    Storage,
+    Value,
+    counter,
+    geometry,
+    key,
+    tensors,
+)
 
 
 class Call:
@@ -95,12 +44,13 @@ class Call:
         phase: "forward", "backward" or "optimizer".
         sequence: autograd's number of the node that it was recorded under, or -1.
         forward: the index of the forward call that a backward call belongs to, or `OUTSIDE`.
+        told: what it returned to Python, if that tells about elements (`.item()`).
         error: the type of the exception that it raised, or "".
     """
 
     __slots__ = (
-        "_forward", "args", "began", "error", "forward", "index", "kind", "kwargs", "made",
-        "parents", "phase", "read", "seconds", "sequence", "site", "wrote",
+        "args", "began", "error", "forward", "index", "kind", "kwargs", "made",
+        "parents", "phase", "read", "seconds", "sequence", "site", "told", "wrote",
     )  # fmt: skip
 
     index: int
@@ -117,6 +67,7 @@ class Call:
     phase: str
     sequence: int
     forward: int
+    told: Any
     error: str
 
     @property
@@ -210,33 +161,34 @@ class Tape:
             return func(*args, **kwargs)
         call = Call()
         call.kind, call.error = kind, ""
-        with self._lock:
-            call.site = self._locator.site()
-            call.index = len(self.calls)
-            self._take(call, args, kwargs)
-        written = tuple(kind.written(args, kwargs)) if kind.writes else ()
+        try:
+            with self._lock:
+                call.site = self._locator.site()
+                self._take(call, args, kwargs)
+                written = tuple(kind.written(args, kwargs)) if kind.writes else ()
+        except Exception:  # noqa: BLE001 - whatever is strange about it, the call has to run
+            self.dropped[kind.name] += 1
+            return func(*args, **kwargs)
         call.began = began = time.perf_counter_ns()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
             call.seconds, call.error = _since(began), type(error).__name__
-            with self._lock:
-                self._enter(call, None, written)
+            self._enter(call, None, written)
             raise
         call.seconds = _since(began)
-        with self._lock:
-            self._enter(call, result, written)
+        self._enter(call, result, written)
         return result
 
     def find(self, tensor: Tensor) -> Value | None:
         """The value that a tensor holds as far as this tape saw; None if it never saw it."""
-        storage = self._storages.get(_key(tensor))
+        storage = self._storages.get(key(tensor))
         if storage is None:
             return None
-        found = storage.values.get(_geometry(tensor))
+        found = storage.values.get(geometry(tensor))
         if found is None or found.version == storage.version:
             return found
-        return self._value(tensor, storage, found.call)
+        return self._again(tensor, found)
 
     def _take(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what a call reads, before it runs and changes that."""
@@ -252,6 +204,11 @@ class Tape:
             found = self._seen.get(id(item))
             if found is None or found.seen() is not item or found.version != found.storage.version:
                 found = self._look(item)
+            count = counter(item)
+            if count != found.counter:
+                if found.counter is not None:
+                    found = self._written_unseen(item, found)
+                found.counter = count
             read.append(found)
             return found
         if isinstance(item, (list, tuple)):
@@ -261,8 +218,8 @@ class Tape:
     def _look(self, tensor: Tensor) -> Value:
         """The value of a tensor that a call reads."""
         storage = self._storage(tensor, OUTSIDE)
-        geometry = _geometry(tensor)
-        found = storage.values.get(geometry)
+        layout = geometry(tensor)
+        found = storage.values.get(layout)
         if found is None:
             fresh = not storage.values
             value = self._value(tensor, storage, storage.maker)
@@ -270,13 +227,18 @@ class Tape:
             if fresh:
                 self._keep(value, tensor)
         elif found.version != storage.version:
-            value = self._value(tensor, storage, found.call)
-            value.output, value.unseen, value.kept = found.output, found.unseen, found.kept
+            value = self._again(tensor, found)
         else:
             value = found
             value.seen = ref(tensor)
-        storage.values[geometry] = value
+        storage.values[layout] = value
         self._seen[id(tensor)] = value
+        return value
+
+    def _again(self, tensor: Tensor, before: Value) -> Value:
+        """The value of a tensor whose memory was written since it was seen as `before`."""
+        value = self._value(tensor, before.storage, before.call)
+        value.source, value.unseen, value.kept = before.source, before.unseen, before.kept
         return value
 
     def _written_unseen(self, tensor: Tensor, before: Value) -> Value:
@@ -293,15 +255,15 @@ class Tape:
             self.kept_bytes += value.nbytes
 
     def _storage(self, tensor: Tensor, maker: int) -> Storage:
-        key = _key(tensor)
-        storage = self._storages.get(key)
+        name = key(tensor)
+        storage = self._storages.get(name)
         if storage is None or (
             # an object's id is used again when it is gone; a storage's is not while we watch it
             isinstance(storage.alive, ref) and storage.alive() is not tensor
         ):
-            alive = StorageWeakRef(tensor.untyped_storage()) if key[0] else ref(tensor)
+            alive = StorageWeakRef(tensor.untyped_storage()) if name[0] else ref(tensor)
             storage = Storage(len(self._storages), alive, maker)
-            self._storages[key] = storage
+            self._storages[name] = storage
         return storage
 
     def _value(self, tensor: Tensor, storage: Storage, call: int) -> Value:
@@ -311,22 +273,38 @@ class Tape:
 
     def _enter(self, call: Call, result: Any, written: Sequence[Tensor]) -> None:
         """Note what a call made and wrote."""
-        index = call.index = len(self.calls)
-        self.calls.append(call)
+        call.made = call.wrote = call.parents = ()
+        call.forward, call.sequence, call.phase = OUTSIDE, -1, call.site.phase
+        call.told = None
+        with self._lock:
+            call.index = len(self.calls)
+            self.calls.append(call)
+            try:
+                self._note(call, result, written)
+            except Exception:  # noqa: BLE001 - as above
+                self.dropped[call.op] += 1
+
+    def _note(self, call: Call, result: Any, written: Sequence[Tensor]) -> None:
+        index = call.index
         wrote: list[Value] = []
         for tensor in written:
             storage = self._storage(tensor, index)
             storage.version += 1
             storage.writer = index
-            wrote.append(self._new(tensor, storage, index))
+            value = self._new(tensor, storage, index)
+            value.source = (index, "wrote", len(wrote))
+            wrote.append(value)
         made: list[Value] = []
-        for tensor in _tensors(result):
-            value = self._seen.get(id(tensor))
-            if value is None or value.seen() is not tensor or value.call != index:
+        for tensor in tensors(result):
+            known = self._seen.get(id(tensor))
+            if known is not None and known.seen() is tensor and known.call == index:
+                value = known
+            else:
                 value = self._new(tensor, self._storage(tensor, index), index)
-            value.output = len(made)
+                value.source = (index, "made", len(made))
             made.append(value)
         call.made, call.wrote = tuple(made), tuple(wrote)
+        call.told = result if call.kind.reads else None
         parents = {value.call for value in call.read} | {value.writer for value in call.read}
         parents.discard(OUTSIDE)
         call.parents = tuple(sorted(parents))
@@ -335,22 +313,19 @@ class Tape:
     def _new(self, tensor: Tensor, storage: Storage, index: int) -> Value:
         value = self._value(tensor, storage, index)
         if storage.maker == index and storage.writer != index:
-            value.counter = _counter(tensor)
-        storage.values[_geometry(tensor)] = value
+            value.counter = counter(tensor)
+        storage.values[geometry(tensor)] = value
         self._seen[id(tensor)] = value
         return value
 
     def _phase(self, call: Call) -> None:
         node = torch._C._current_autograd_node()  # noqa: SLF001 - probed below
-        call.forward = OUTSIDE
         call.sequence = _sequence()
         if call.sequence > self._first:
             self._by_sequence.setdefault(call.sequence, call.index)
         if node is not None:
             call.phase = "backward"
             call.forward = self._by_sequence.get(node._sequence_nr() + 1, OUTSIDE)  # noqa: SLF001
-        else:
-            call.phase = call.site.phase
 
 
 def _since(began: int) -> float:
@@ -360,46 +335,3 @@ def _since(began: int) -> float:
 def _sequence() -> int:
     """The number that autograd gives to its next node on this thread."""
     return torch._C._autograd._get_sequence_nr()  # noqa: SLF001
-
-
-def _counter(tensor: Tensor) -> int:
-    """Torch's count of writes into a tensor's memory; tensors of inference mode have none."""
-    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - documented
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    if isinstance(result, (list, tuple)):
-        return [tensor for item in result for tensor in _tensors(item)]
-    return []
-
-
-def _key(tensor: Tensor) -> tuple[str, int]:
-    """What stands for a tensor's memory: its storage, or itself where it has none of its own."""
-    return ("storage", tensor.untyped_storage()._cdata) if _is_plain(tensor) else ("", id(tensor))  # noqa: SLF001
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is a dense tensor with memory of its own: no wrapper that acts like one."""
-    return (
-        type(tensor).__torch_dispatch__ is _NO_DISPATCH
-        and tensor.layout is torch.strided
-        and not tensor.is_nested
-    )
-
-
-_NO_DISPATCH = Tensor.__torch_dispatch__
-
-
-def _geometry(tensor: Tensor) -> tuple[object, ...]:
-    if not _is_plain(tensor):
-        return ()
-    return (
-        tensor.dtype,
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.storage_offset(),
-        tensor.is_conj(),
-        tensor.is_neg(),
-    )
