@@ -69,6 +69,10 @@ class Host(Protocol):
         """See `Recording.lift`."""
         ...
 
+    def decorate(self, function: Any, config: InstrumentationConfig) -> Callable[..., Any]:
+        """A function each call of which is recorded."""
+        ...
+
 
 class Recording:
     """What torch executed in a block: a context manager, and afterwards the record.
@@ -105,6 +109,10 @@ class Recording:
     ) -> None:
         self.stop()
 
+    def __call__(self, function: Any) -> Callable[..., Any]:
+        """Decorate a function: `@mem.record(max_calls=1000)`; see `Memory.record`."""
+        return self._host.decorate(function, self.config)
+
     def start(self) -> Self:
         """Begin to record what this thread executes, in whatever generator or task, until `stop`.
 
@@ -130,6 +138,8 @@ class Recording:
             if threading.get_ident() == self._thread:
                 self._locator.stop()
             self._names = self._named()
+            for number in self._host.names(self._tape):
+                self._tape.kept.pop(number, None)  # a page that nobody holds is changed in place
             self._tape.close()
 
     def pause(self) -> None:

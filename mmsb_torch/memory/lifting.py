@@ -36,11 +36,12 @@ def lift(
         )
     with unseen():
         wanted = {name: _value(recording, name, tensor) for name, tensor in outputs.items()}
-        given = {_value(recording, name, tensor).source: name for name, tensor in inputs.items()}
         held = {_value(recording, "constants", item).source: item for item in constants}
-        tensors = {
-            _value(recording, name, tensor).source: tensor for name, tensor in inputs.items()
-        }
+        given, tensors = {}, {}
+        for name, tensor in inputs.items():
+            if recording.find(tensor) is not None:  # else the block did not use it
+                source = _value(recording, name, tensor).source
+                given[source], tensors[source] = name, tensor
         plan = Lift(recording.calls, {}, {}, wanted)
         for value in plan.outside():
             if value.source in given or value.source in held:

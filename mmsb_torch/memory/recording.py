@@ -25,10 +25,6 @@ def record(memory: Memory, function: Any, options: Mapping[str, Any]) -> Any:
     config = as_config(options)
     if function is None:
         return new_recording(memory, config)
-    if not callable(function):
-        raise RecordingError(
-            f"mem.record({function!r:.60}): expected a function to decorate, or nothing"
-        )
     return _recorded(memory, function, config)
 
 
@@ -67,9 +63,11 @@ def end_all(memory: Memory) -> None:
         session.stop()
 
 
-def _recorded(
-    memory: Memory, function: Callable[..., Any], config: InstrumentationConfig
-) -> Callable[..., Any]:
+def _recorded(memory: Memory, function: Any, config: InstrumentationConfig) -> Callable[..., Any]:
+    if not callable(function):
+        raise RecordingError(
+            f"mem.record({function!r:.60}): expected a function to decorate, or nothing"
+        )
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise RecordingError(
             f"@mem.record on {function.__qualname__}, a generator or coroutine: it runs in pieces. "
@@ -116,3 +114,7 @@ class _Host:
 
         self._memory._router.check_writable()  # noqa: SLF001
         return lift(self._memory, recording, inputs, outputs, constants)
+
+    def decorate(self, function: Any, config: InstrumentationConfig) -> Callable[..., Any]:
+        """See `Memory.record`."""
+        return _recorded(self._memory, function, config)

@@ -183,11 +183,10 @@ class Codes:
 
 
 def _name(outer: nn.Module, inner: nn.Module) -> str:
-    """How `outer` calls `inner`; by its class if it is none of its parts."""
-    for name, module in outer.named_modules(remove_duplicate=False):
-        if module is inner:
-            return str(name)
-    return f"<{type(inner).__name__}>"
+    """How `outer` calls `inner`: the shortest path; by its class if it is none of its parts."""
+    named = outer.named_modules(remove_duplicate=False)
+    names = [str(name) for name, module in named if module is inner]
+    return min(names, key=lambda name: name.count("."), default=f"<{type(inner).__name__}>")
 
 
 class Walk:

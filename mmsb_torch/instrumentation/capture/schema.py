@@ -51,8 +51,8 @@ class OpClass:
         schema = getattr(func, "_schema", None)
         self.opaque = schema is None
         self.marker = schema is not None and schema.name.startswith("profiler::")
-        self._probability: tuple[int, str] | None = None
-        self._training: tuple[int, str] | None = None
+        self._probability: tuple[int, str, Any] | None = None
+        self._training: tuple[int, str, Any] | None = None
         if schema is None:
             self.name = str(getattr(func, "__name__", func))
             self.writes: tuple[tuple[int, str], ...] = ()
@@ -77,25 +77,28 @@ class OpClass:
             plain and takes and schema.name.partition("::")[2] not in _METADATA
         )
         self.factory = not takes
-        places = {argument.name: place for place, argument in enumerate(arguments)}
+        places = {
+            argument.name: (place, argument.name, argument.default_value)
+            for place, argument in enumerate(arguments)
+        }
         if self.random:
             named = next((name for name in _PROBABILITIES if name in places), None)
-            self._probability = (places[named], named) if named is not None else None
+            self._probability = places[named] if named is not None else None
         flag = next((name for name in ("train", "training") if name in places), None)
         if flag is not None and (self.random or hidden):
-            self._training = (places[flag], flag)
+            self._training = places[flag]
 
     def draws(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether this call takes random numbers: dropout with probability 0 does not."""
         if not self.random:
             return False
-        return _given(self._probability, args, kwargs, 1) != 0 and bool(
-            _given(self._training, args, kwargs, True)
+        return bool(
+            _given(self._probability, args, kwargs) and _given(self._training, args, kwargs)
         )
 
     def written(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
         """The tensors that this call writes."""
-        if self._training is not None and not _given(self._training, args, kwargs, True):
+        if self._training is not None and not _given(self._training, args, kwargs):
             return
         for place, name in self.writes:
             value = args[place] if place < len(args) else kwargs.get(name)
@@ -112,13 +115,14 @@ class OpClass:
 
 
 def _given(
-    argument: tuple[int, str] | None, args: Sequence[Any], kwargs: Mapping[str, Any], default: Any
+    argument: tuple[int, str, Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
+    """What an argument is in a call; True if there is no such argument, or nothing is known."""
     if argument is None:
-        return default
-    place, name = argument
+        return True
+    place, name, default = argument
     value = args[place] if place < len(args) else kwargs.get(name, default)
-    return default if value is None else value
+    return True if value is None else value
 
 
 _known: dict[Any, OpClass] = {}

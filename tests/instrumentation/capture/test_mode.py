@@ -365,7 +365,9 @@ def test_an_unbound_scope_sees_the_whole_thread(note):
 
     def generator():
         scope = Scope(
-            lambda func, types, args, kwargs: (names.append(func.__name__), func(*args, **kwargs))[1],
+            lambda func, types, args, kwargs: (names.append(func.__name__), func(*args, **kwargs))[
+                1
+            ],
             bound=False,
         )
         scope.enter()
