@@ -103,7 +103,7 @@ def test_a_value_that_python_read_is_a_guard(mem):
     except mmsb.RecipeError:
         assert A.flip(0).sum().item() != A.sum().item()
     mem.update("a", -A)
-    with pytest.raises(mmsb.RecipeError, match="told .* when it was recorded"):
+    with pytest.raises(mmsb.RecipeError, match=r"told .* when it was recorded"):
         _ = page.tensor
     mem.update("a", A)
     assert torch.equal(page.tensor, A * 2)

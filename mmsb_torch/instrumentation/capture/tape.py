@@ -16,7 +16,6 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.instrumentation.capture.frames import Locator, Site
 from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
@@ -143,7 +142,7 @@ class Tape:
         self._seen: dict[int, Value] = {}
         self._storages: dict[tuple[str, int], Storage] = {}
         self._by_sequence: dict[int, int] = {}
-        self._first = _sequence()
+        self._first: int = _sequence()
 
     def close(self) -> None:
         """No more calls come; storages stay known, for `find`."""
@@ -185,7 +184,7 @@ class Tape:
         storage = self._storages.get(key(tensor))
         if storage is None:
             return None
-        found = storage.values.get(geometry(tensor))
+        found = storage.values.get(geometry(tensor, storage))
         if found is None or found.version == storage.version:
             return found
         return self._again(tensor, found)
@@ -218,7 +217,7 @@ class Tape:
     def _look(self, tensor: Tensor) -> Value:
         """The value of a tensor that a call reads."""
         storage = self._storage(tensor, OUTSIDE)
-        layout = geometry(tensor)
+        layout = geometry(tensor, storage)
         found = storage.values.get(layout)
         if found is None:
             fresh = not storage.values
@@ -259,10 +258,9 @@ class Tape:
         storage = self._storages.get(name)
         if storage is None or (
             # an object's id is used again when it is gone; a storage's is not while we watch it
-            isinstance(storage.alive, ref) and storage.alive() is not tensor
+            storage.object is not None and storage.object() is not tensor
         ):
-            alive = StorageWeakRef(tensor.untyped_storage()) if name[0] else ref(tensor)
-            storage = Storage(len(self._storages), alive, maker)
+            storage = Storage(tensor, maker, wrapper=not name[0])
             self._storages[name] = storage
         return storage
 
@@ -314,12 +312,12 @@ class Tape:
         value = self._value(tensor, storage, index)
         if storage.maker == index and storage.writer != index:
             value.counter = counter(tensor)
-        storage.values[geometry(tensor)] = value
+        storage.values[geometry(tensor, storage)] = value
         self._seen[id(tensor)] = value
         return value
 
     def _phase(self, call: Call) -> None:
-        node = torch._C._current_autograd_node()  # noqa: SLF001 - probed below
+        node = _node()
         call.sequence = _sequence()
         if call.sequence > self._first:
             self._by_sequence.setdefault(call.sequence, call.index)
@@ -332,6 +330,6 @@ def _since(began: int) -> float:
     return (time.perf_counter_ns() - began) * 1e-9
 
 
-def _sequence() -> int:
-    """The number that autograd gives to its next node on this thread."""
-    return torch._C._autograd._get_sequence_nr()  # noqa: SLF001
+# private, and only for labels: where a release lacks them, backward calls are not told apart
+_node = getattr(torch._C, "_current_autograd_node", lambda: None)  # noqa: SLF001
+_sequence = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001

@@ -10,8 +10,7 @@ from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch import Tensor, UntypedStorage
 
 OUTSIDE = -1
 """In place of a call's index: the value came from outside."""
@@ -20,19 +19,24 @@ OUTSIDE = -1
 class Storage:
     """Memory that calls read and wrote."""
 
-    __slots__ = ("alive", "maker", "number", "values", "version", "wrapper", "writer")
+    __slots__ = ("_weak", "maker", "object", "values", "version", "wrapper", "writer")
 
-    def __init__(self, number: int, alive: StorageWeakRef | ref[Tensor], maker: int) -> None:
-        self.number = number
-        self.alive = alive
-        self.wrapper = isinstance(alive, ref)
+    def __init__(self, tensor: Tensor, maker: int, *, wrapper: bool) -> None:
+        self.wrapper = wrapper
         """It is no memory, but a tensor that acts like one: sparse, nested, a subclass."""
+        self._weak = None if wrapper else tensor.untyped_storage()._weak_ref()  # noqa: SLF001
+        self.object = ref(tensor) if wrapper else None
+        """The wrapper."""
         self.maker = maker
         """The call that it first appeared from."""
         self.version = 0
         self.writer = OUTSIDE
         """The last call that wrote it."""
         self.values: dict[tuple[object, ...], Value] = {}
+
+    def __del__(self, free: Any = UntypedStorage._free_weak_ref) -> None:  # noqa: SLF001
+        if self._weak is not None:
+            free(self._weak)
 
 
 class Value:
@@ -106,13 +110,13 @@ def is_plain(tensor: Tensor) -> bool:
 _NO_DISPATCH = Tensor.__torch_dispatch__
 
 
-def geometry(tensor: Tensor) -> tuple[object, ...]:
+def geometry(tensor: Tensor, storage: Storage) -> tuple[object, ...]:
     """How a tensor lies in its memory."""
-    if not is_plain(tensor):
+    if storage.wrapper:
         return ()
     return (
         tensor.dtype,
-        tuple(tensor.shape),
+        tensor.shape,
         tensor.stride(),
         tensor.storage_offset(),
         tensor.is_conj(),

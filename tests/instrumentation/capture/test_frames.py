@@ -187,7 +187,7 @@ def test_a_debuggers_tracer_is_refused_clearly(untraced):
         rec = memory.record(frames="trace")
         sys.settrace(debugger.trace_dispatch)
         try:
-            with pytest.raises(RecordingError, match="bdb holds.*frames='walk'"):
+            with pytest.raises(RecordingError, match=r"bdb holds.*frames='walk'"):
                 rec.__enter__()
         finally:
             sys.settrace(None)
