@@ -31,6 +31,7 @@ gate: $(STAMP)  ## the long durability tests: every byte, every call, every cras
 
 soak: $(STAMP)  ## the state machine and the laws, many examples
 	HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 tests/integration/test_machine.py tests/types --timeout 3600
+	MMSB_SOAK=1 $(RUN) -m pytest -n 2 tests/instrumentation/capture/test_operations.py
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
