@@ -25,5 +25,5 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert "'emb' edited in transaction" in printed
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
-    assert "TransformerEncoder: layers.1.self_attn" in printed
+    assert "TransformerEncoder: layers.1" in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pipeline.mmsb", "run.mmsb"]
