@@ -11,6 +11,7 @@ import bench_graph
 import bench_import
 import bench_log
 import bench_merge
+import bench_record
 import bench_update
 import torch
 from rich.console import Console
@@ -19,6 +20,7 @@ TABLES = {
     "update": bench_update.table,
     "merge": bench_merge.table,
     "graph": bench_graph.table,
+    "record": bench_record.table,
     "log": bench_log.states,
     "commits": bench_log.small,
     "synced": bench_log.synced,

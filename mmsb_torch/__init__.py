@@ -39,6 +39,7 @@ from mmsb_torch.errors import (
     ReadOnlyError,
     RecipeError,
     RecipeNotLoadedError,
+    RecordingError,
     ReplayError,
     SerializationError,
     StoreError,
@@ -65,6 +66,7 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.graph.recording import InstrumentationConfig, Recording
     from mmsb_torch.instrumentation.capture.backend import CaptureBackend
     from mmsb_torch.instrumentation.capture.export import Captured, capture
     from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
@@ -107,6 +109,7 @@ __all__ = [
     "Form",
     "Graph",
     "HistoryError",
+    "InstrumentationConfig",
     "InternalError",
     "InvalidDeltaError",
     "InvalidMemoError",
@@ -126,6 +129,8 @@ __all__ = [
     "ReadOnlyError",
     "RecipeError",
     "RecipeNotLoadedError",
+    "Recording",
+    "RecordingError",
     "Region",
     "ReplayError",
     "Retention",
@@ -164,6 +169,7 @@ _LAZY = {
     **dict.fromkeys(("IR",), "instrumentation.capture.ir"),
     **dict.fromkeys(("MMSBInterpreter",), "instrumentation.capture.interpreter"),
     **dict.fromkeys(("Graph",), "graph.draw"),
+    **dict.fromkeys(("InstrumentationConfig", "Recording"), "graph.recording"),
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
 }

@@ -104,6 +104,10 @@ class ReplayError(MMSBError, RuntimeError):
     """A captured graph does not hold for these arguments; the function itself still does."""
 
 
+class RecordingError(MMSBError, RuntimeError):
+    """A recording cannot begin, end or be lifted like that."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

@@ -21,7 +21,10 @@ from mmsb_torch.graph.picture import Node, percentage, share, shown, svg
 
 __all__ = ["Graph", "Node"]
 
-_MARKS = {"root": "■", "fresh": "✓", "stale": "~", "error": "✗", "unbound": "?", "new": "+"}
+_MARKS = {
+    "root": "■", "fresh": "✓", "stale": "~", "error": "✗", "unbound": "?", "new": "+",
+    "input": "■", "forward": "→", "backward": "←", "optimizer": "↑",
+}  # fmt: skip
 _DOT_STYLES = {"stale": "dashed", "error": "bold", "unbound": "dotted", "new": "dashed"}
 _DOT_COLOURS = {
     "root": "#33608f",
@@ -48,6 +51,7 @@ class Graph:
     """
 
     __slots__ = ("_edges", "_ids", "_inputs", "_nodes", "_order", "_outputs")
+    noun = "page"
 
     def __init__(self, nodes: Sequence[Node], edges: Sequence[tuple[int, int]]) -> None:
         self._nodes = {node.id: node for node in nodes}
@@ -111,7 +115,7 @@ class Graph:
             lines.append("  ".join(cell for cell in cells if cell).rstrip())
         if len(order) < len(self._order):
             left = len(self._order) - len(order)
-            lines.append(f"... and {left:,} more {_plural(left, 'page')}: text(limit=...)")
+            lines.append(f"... and {left:,} more {_plural(left, self.noun)}: text(limit=...)")
         return "\n".join(lines)
 
     def dot(self) -> str:
@@ -123,10 +127,7 @@ class Graph:
             '  edge [color="#8c959f"];',
         ]
         for node in self.nodes:
-            label = "\\n".join(
-                _escaped(part)
-                for part in (node.name, node.spec, f"epoch {node.epoch:,}, {node.status}")
-            )
+            label = "\\n".join(_escaped(part) for part in (node.name, node.spec, node.state(", ")))
             corners = [] if node.kind == "page" else ["rounded"]
             style = ",".join([*corners, _DOT_STYLES.get(node.status, "solid")])
             colour = _DOT_COLOURS.get(node.status, "#59636e")
@@ -150,7 +151,7 @@ class Graph:
         outputs = {number: [i for i in self._outputs[number] if i in chosen] for number in drawn}
         left = len(self._order) - len(drawn)
         note = (
-            f"{left:,} more {_plural(left, 'page is', 'pages are')} not drawn; "
+            f"{left:,} more {_plural(left, f'{self.noun} is', f'{self.noun}s are')} not drawn; "
             f"these are the first {len(drawn):,} in topological order."
         )
         nodes = [self._nodes[number] for number in drawn]
@@ -218,15 +219,20 @@ class Graph:
             _MARKS.get(node.status, "-"),
             _cut(node.name, _LONGEST_NAME),
             _cut(node.spec, _LONGEST_SPEC),
-            f"epoch {node.epoch:,}",
-            shown(node.status),
+            *(
+                [shown(node.caption)]
+                if node.caption
+                else [f"epoch {node.epoch:,}", shown(node.status)]
+            ),
             f"{percentage(share(node))} changed" if share(node) else "",
             "  ".join(filter(None, (f"<- {', '.join(names)}" if names else "", detail))),
         )
 
     def _id(self, name: str) -> int:
         if name not in self._ids:
-            raise PageNotFoundError(f"no page {name!r} in this graph of {len(self)} pages")
+            raise PageNotFoundError(
+                f"no {self.noun} {name!r} in this graph of {len(self)} {self.noun}s"
+            )
         return self._ids[name]
 
     def _named(self, chosen: set[int]) -> list[str]:

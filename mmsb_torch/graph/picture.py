@@ -22,34 +22,7 @@ from mmsb_torch.graph.layout import (
     layout,
     shelves,
 )
-
-_SIGNS = {  # strokes around (0, 0), within a disc of radius 8
-    "root": "M-2.6-2.6h5.2v5.2h-5.2z",
-    "fresh": "M-3.6.3-1.1 2.8 3.7-2.7",
-    "stale": "M0-4V0L2.8 1.8",
-    "error": "M-2.8-2.8 2.8 2.8M2.8-2.8-2.8 2.8",
-    "unbound": "M-2.3-1.7A2.3 2.3 0 1 1 0 .7V1.4M0 4v.1",
-    "new": "M-3.4 0H3.4M0-3.4V3.4",
-    "": "M-3 0H3",  # a state that this picture does not know is shown by its word
-}
-_BORDERS = {
-    "error": "stroke-width:2.6",
-    "stale": "stroke-dasharray:7 4",
-    "unbound": "stroke-dasharray:1.5 4;stroke-linecap:round;stroke-width:2",
-    "new": "stroke-dasharray:3 3",
-}
-_LIGHT = {
-    "panel": "#ffffff", "rim": "#d8dee6", "ink": "#1f2328", "soft": "#59636e", "way": "#8c959f",
-    "heat": "#d1491b", "root": "#33608f", "fresh": "#1a7f45", "stale": "#9a5b00",
-    "error": "#c21f2e", "unbound": "#7a43b6", "new": "#59636e",
-}  # fmt: skip
-_DARK = {
-    "panel": "#12161c", "rim": "#323a45", "ink": "#e6edf3", "soft": "#9da7b3", "way": "#6b7683",
-    "heat": "#ff8a5c", "root": "#79a9dd", "fresh": "#4cc27f", "stale": "#e5a23c",
-    "error": "#ff7b7b", "unbound": "#b992f5", "new": "#9da7b3",
-}  # fmt: skip
-_SANS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
-_MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+from mmsb_torch.graph.palette import SIGNS, STYLE
 
 _MARGIN = 20.0
 _PAD = 12.0  # between a box and its text
@@ -76,6 +49,8 @@ class Node:
     """A few words more, such as `"recomputed in 12.3 ms"`."""
     heat: float = 0.0
     """Share of the page that changed since the last checkpoint, 0 to 1."""
+    caption: str = ""
+    """In place of "epoch 3, fresh", for what has no epochs."""
 
     @property
     def spec(self) -> str:
@@ -83,6 +58,10 @@ class Node:
         if self.shape is None:
             return f"{self.dtype}, not computed" if self.dtype else "not computed"
         return f"{self.dtype}{list(self.shape)}"
+
+    def state(self, joint: str) -> str:
+        """The caption, or epoch and status with `joint` between them."""
+        return self.caption or f"epoch {self.epoch:,}{joint}{self.status}"
 
 
 def share(node: Node) -> float:
@@ -176,7 +155,7 @@ class _Picture:
             f'aria-label="{_attribute(heading)}" width="{wide}" height="{high}" '
             f'viewBox="0 0 {wide} {high}" style="max-width:{fitting};height:auto">'
         )
-        return "\n".join([opening, _STYLE, frame, *body, *legend, "</svg>\n"])
+        return "\n".join([opening, STYLE, frame, *body, *legend, "</svg>\n"])
 
     def _corners(self, sizes: Sequence[Point]) -> list[Point]:
         """Connected parts side by side, and the lone boxes below them."""
@@ -244,7 +223,7 @@ class _Picture:
         yield _badge(wide - 17, 16.5, node.status)
         yield _text(_PAD, 38, _cut(shown(node.spec), int(room / 6.65)), "mono")
         percent = percentage(changed) if changed else ""
-        state = f"epoch {node.epoch:,} · {shown(node.status)}"
+        state = shown(node.state(" · "))
         yield _text(_PAD, 54, _cut(state, int(room / 5.6) - len(percent)), "soft")
         if changed:
             yield _text(wide - _PAD, 54, percent, "hot end")
@@ -256,7 +235,7 @@ class _Picture:
         yield "</g>"
 
     def _legend(self, inner: float, y: float) -> tuple[list[str], float]:
-        known = [status for status in _SIGNS if status]
+        known = [status for status in SIGNS if status]
         there = {node.status for node in self.nodes.values()}
         words = [status for status in known if status in there]
         x, parts = _MARGIN, []
@@ -264,8 +243,8 @@ class _Picture:
             length = 24 + _breadth(word, 11) + 18
             if x > _MARGIN and x + length > _MARGIN + inner + 18:
                 x, y = _MARGIN, y + 22
-            parts.append(f'<g class="{word if word in _SIGNS else "root"}">')
-            if word in _SIGNS:
+            parts.append(f'<g class="{word if word in SIGNS else "root"}">')
+            if word in SIGNS:
                 parts.append(_badge(x + 8, y - 4, word))
             else:
                 parts.append(
@@ -276,50 +255,8 @@ class _Picture:
         return parts, y
 
 
-def _style() -> str:
-    def rules(scope: str, colours: Mapping[str, str]) -> str:
-        plain = {
-            ".panel": f"fill:{colours['panel']};stroke:{colours['rim']}",
-            "text": f"fill:{colours['ink']}",
-            ".soft,{0} .mono": f"fill:{colours['soft']}",
-            ".sign": f"stroke:{colours['panel']}",
-            ".way": f"stroke:{colours['way']}",
-            ".tip": f"fill:{colours['way']}",
-            ".track": f"fill:{colours['rim']}",
-            ".heat,{0} .hot": f"fill:{colours['heat']}",
-            ".way.stale": f"stroke:{colours['stale']}",
-            ".tip.stale,{0} .warn": f"fill:{colours['stale']}",
-        }
-        states = {f".{name}": f"color:{colours[name]}" for name in _SIGNS if name}
-        return "".join(
-            f"{scope} {selector.format(scope)}{{{body}}}"
-            for selector, body in (plain | states).items()
-        )
-
-    own = ".mmsb-graph"
-    shape = (
-        f"{own} text{{font:11px {_SANS};white-space:pre}}"
-        f"{own} .name{{font-size:13px;font-weight:600}}{own} .mono{{font-family:{_MONO}}}"
-        f"{own} .end{{text-anchor:end}}"
-        f"{own} .box{{fill:currentColor;fill-opacity:.09;stroke:currentColor;stroke-width:1.4}}"
-        f"{own} .disc{{fill:currentColor}}{own} .way{{fill:none;stroke-width:1.4}}"
-        f"{own} .sign{{fill:none;stroke-width:1.8;stroke-linecap:round;stroke-linejoin:round}}"
-    )
-    borders = "".join(f"{own} .{name} .box{{{body}}}" for name, body in _BORDERS.items())
-    # A notebook says by an attribute whether it is dark; elsewhere the system does.
-    return (
-        f"<style>{shape}{borders}{rules(own, _LIGHT)}"
-        f"@media (prefers-color-scheme:dark){{{rules(own, _DARK)}}}"
-        f"{rules(f'[data-jp-theme-light=true] {own}', _LIGHT)}"
-        f"{rules(f'[data-jp-theme-light=false] {own}', _DARK)}</style>"
-    )
-
-
-_STYLE = _style()
-
-
 def _badge(x: float, y: float, status: str) -> str:
-    sign = _SIGNS.get(status, _SIGNS[""])
+    sign = SIGNS.get(status, SIGNS[""])
     return (
         f'<g transform="translate({_n(x)} {_n(y)})"><circle class="disc" r="8"/>'
         f'<path class="sign" d="{sign}"/></g>'
@@ -327,11 +264,11 @@ def _badge(x: float, y: float, status: str) -> str:
 
 
 def _class(node: Node) -> str:
-    return node.status if node.status in _SIGNS and node.status else "new"
+    return node.status if node.status in SIGNS and node.status else "new"
 
 
 def _tooltip(node: Node, inputs: Sequence[str]) -> str:
-    lines = [node.name, f"{node.kind}, {node.spec}", f"epoch {node.epoch:,}, {node.status}"]
+    lines = [node.name, f"{node.kind}, {node.spec}", node.state(", ")]
     lines += [node.detail] if node.detail else []
     lines += [f"changed since the checkpoint: {share(node):.1%}"] if share(node) else []
     lines += [f"computed from {', '.join(map(shown, inputs))}"] if inputs else []
@@ -339,7 +276,7 @@ def _tooltip(node: Node, inputs: Sequence[str]) -> str:
 
 
 def _needed(node: Node) -> float:
-    state = f"epoch {node.epoch:,} · {node.status}" + ("  100%" if share(node) else "")
+    state = node.state(" · ") + ("  100%" if share(node) else "")
     widths = (
         _breadth(shown(node.name), 13, 0.16) + 22,
         len(node.spec) * 6.65,

@@ -8,7 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from mmsb_torch.graph import Engine
+    from mmsb_torch.graph.recording import Recording
     from mmsb_torch.memory.compaction import Compactor
     from mmsb_torch.runtime.state import Router
     from mmsb_torch.runtime.store import CheckpointInfo, Damage, Plan, Retention, Store, Tail
@@ -19,6 +22,8 @@ class Keeper:
 
     _router: Router
     _engine: Engine
+    _recordings: WeakSet[Recording]
+    recording: Recording | None
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
@@ -95,7 +100,12 @@ class Keeper:
         Every operation afterwards raises ClosedError; tensors and moments taken before stay valid.
         Harmless when repeated.
         """
-        if not self._router.shut() or self._store is None:
+        was_open = self._router.shut()
+        if self._recordings:
+            from mmsb_torch.memory import recording  # noqa: PLC0415 - it loads when it is used
+
+            recording.end_all(self)
+        if not was_open or self._store is None:
             return
         self._end()
         if self._compactor is not None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.graph.memo.memo import SHELF_BYTES, Memo
+from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
 from mmsb_torch.memory import deriving, graphs, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
+from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
 from mmsb_torch.memory.keeper import Keeper
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
@@ -23,6 +26,7 @@ from mmsb_torch.types import Delta, Event, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.graph.recording import Recording
     from mmsb_torch.runtime.store import Store
 
 
@@ -48,6 +52,9 @@ class Memory(Keeper):
         self._handles = Handles(self, self._router)
         self.memo = Memo(None, budget, self._router.check_open)
         """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        self._recordings: WeakSet[Recording] = WeakSet()
+        self.recording: Recording | None = None
+        """What `mmsb_start(enable_instrumentation=...)` began."""
 
     # pages
 
@@ -83,37 +90,9 @@ class Memory(Keeper):
         asked = (value, shape, dtype, page_id, kind)
         if isinstance(name, str) and name in self._router.table and asked == (None,) * 5:
             return self._handles.look_up(name)
-        self._router.check_open()
-        table = self._router.table
-        existing = table.get(name) if isinstance(name, str) else None
-        if kind is not None:
-            making.check_alone(name, value, shape, dtype, device, page_id)
-            return self._handles.of(deriving.of_kind(self, name, kind, metadata))
-        if existing is None and value is None and shape is None:
-            making.check_name(name)
-            table.find(name)
-        if existing is None:
-            making.check_name(name)
-            plain = making.check_metadata(name, metadata)
-            self._router.check_writable()
-            first = making.first_value(name, value, shape, dtype, device, self._device)
-            existing = self._create(name, first, plain, page_id)
-        making.check_same(existing, value, shape, dtype, page_id)
-        return self._handles.of(existing)
-
-    def _create(
-        self, name: str, first: Tensor, metadata: Mapping[str, Any], page_id: int | None
-    ) -> Entry:
-        table = self._router.table
-        with self._router.creating:
-            existing = table.get(name)  # another thread may have made it meanwhile
-            if existing is not None:
-                return existing
-            number = table.free_id(page_id, name)
-            entry = self._router.create(making.new_info(number, name, first, metadata), first)
-        fields = {"page": name, "tx": entry.tx, "spec": str(entry.spec)}
-        self._router.events.emit(EventType.PAGE_CREATED, fields)
-        return entry
+        return self._handles.of(
+            page_entry(self, name, value, shape, dtype, device, metadata, page_id, kind)
+        )
 
     def __getitem__(self, key: str | int) -> Page:
         """The page of a name or id; PageNotFoundError if there is none."""
@@ -258,6 +237,23 @@ class Memory(Keeper):
         self._router.check_open()
         return picture(self._engine)
 
+    # instrumentation
+
+    def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.
+
+        `rec.graph` draws what depends on what, `rec.by_module()` and `rec.by_function()` add up
+        time and bytes, `rec.lift(inputs=, outputs=)` makes derived pages of it. As a decorator it
+        records each call of a function; `function.recording` is the last. Options are those of
+        `InstrumentationConfig`. Only this thread is recorded, in a generator or a task only that.
+
+        Raises:
+            RecordingError: no such option, or no such way to record here.
+        """
+        from mmsb_torch.memory import recording  # noqa: PLC0415 - loads when it is used
+
+        return recording.record(self, function, options)
+
     # time travel
 
     def at(self, moment: int | str | None = None, *, step: int | None = None) -> Moment:
@@ -321,6 +317,9 @@ class Memory(Keeper):
     def _read(self, entry: Entry) -> Tensor:
         if self._router.closed:
             self._router.check_open()
+        if any_scope():
+            with unseen():
+                return self._engine.read(entry)
         return self._engine.read(entry)
 
     def __repr__(self) -> str:

@@ -6,26 +6,29 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from mmsb_torch.errors import DeviceFallbackWarning, InvalidPageError, UnsupportedError
+from mmsb_torch.errors import DeviceFallbackWarning, InvalidPageError
 from mmsb_torch.memory.memory import Memory
 
+if TYPE_CHECKING:
+    from mmsb_torch.graph.recording import InstrumentationConfig
 
-def mmsb_start(*, enable_gpu: bool = True, enable_instrumentation: bool = False) -> Memory:
+
+def mmsb_start(
+    *, enable_gpu: bool = True, enable_instrumentation: bool | InstrumentationConfig = False
+) -> Memory:
     """Start a memory in RAM, on the GPU if `enable_gpu` and there is one.
 
-    Without CUDA, `enable_gpu=True` falls back to the CPU and warns with DeviceFallbackWarning.
+    Without CUDA, `enable_gpu=True` falls back to the CPU and warns with DeviceFallbackWarning. With
+    `enable_instrumentation` what this thread executes until `mmsb_stop` is recorded in
+    `state.recording`.
 
     Raises:
-        UnsupportedError: `enable_instrumentation=True`; the recorder is not built yet.
+        RecordingError: recording as configured is not possible here.
     """
-    if enable_instrumentation:
-        raise UnsupportedError(
-            "enable_instrumentation=True: the recorder is not built yet. Pass False, and declare "
-            "what depends on what with mem.derive(...)."
-        )
     device = None
     if enable_gpu:
         if torch.cuda.is_available():
@@ -36,7 +39,12 @@ def mmsb_start(*, enable_gpu: bool = True, enable_instrumentation: bool = False)
                 DeviceFallbackWarning,
                 stacklevel=2,
             )
-    return Memory(device=device)
+    memory = Memory(device=device)
+    if enable_instrumentation is not False:
+        from mmsb_torch.memory import recording  # noqa: PLC0415 - loads when it is used
+
+        memory.recording = recording.begin(memory, enable_instrumentation)
+    return memory
 
 
 def mmsb_stop(state: Memory, checkpoint_path: str | os.PathLike[str] | None = None) -> Path | None:
@@ -53,6 +61,8 @@ def mmsb_stop(state: Memory, checkpoint_path: str | os.PathLike[str] | None = No
     from mmsb_torch.memory import registry  # noqa: PLC0415 - files load when one is written
     from mmsb_torch.runtime.store import write_tensors  # noqa: PLC0415
 
+    if state.recording is not None:
+        state.recording.pause()
     written = None
     if checkpoint_path is not None:
         written = Path(checkpoint_path)
