@@ -87,8 +87,7 @@ if TYPE_CHECKING:
     )
     from mmsb_torch.runtime.store.retention import Retention
 
-__all__ = [
-    "IR",
+__all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
     "CaptureError",
     "Captured",
@@ -109,6 +108,7 @@ __all__ = [
     "Form",
     "Graph",
     "HistoryError",
+    "IR",
     "InstrumentationConfig",
     "InternalError",
     "InvalidDeltaError",
