@@ -3,7 +3,8 @@
 `node` and `topology` hold the graph, `recipes` the functions. A `look` finds what is right for one
 moment; a `pull` is a look that computes the rest (with `running` around each recipe); the `engine`
 answers reads with them, and `past` does the same for an earlier moment. `explain` and `draw` show it
-to people (`draw` loads when a picture is asked for).
+to people (`draw` loads when a picture is asked for). A `recording` holds the calls of a block, `calls`
+shows them, `lifting` and `replay` make recipes of them; these load when something is recorded.
 """
 
 from mmsb_torch.graph.declaration import declare_again, tell_stale

@@ -80,7 +80,9 @@ def as_plain(values: Settings) -> dict[str, Any]:
     """Settings as plain data (what JSON holds)."""
     return (
         {
-            name: str(value) if isinstance(value, torch.dtype) else value
+            name: str(value)
+            if isinstance(value, torch.dtype)
+            else (list(value) if isinstance(value, tuple) else value)
             for name, value in zip(NAMES, values, strict=True)
         }
         if values

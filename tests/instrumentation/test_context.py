@@ -145,3 +145,10 @@ def test_new_tensors_of_recipes_live_where_the_memory_does():
         with torch.device("meta"):
             assert page.tensor.tolist() == [2.0, 2.0]
         assert torch.get_default_device().type == "cpu"
+
+
+def test_plain_settings_are_what_json_gives_back_on_a_cuda_build_too():
+    values = (*context.settings()[:-1], (True, False, False, True))
+    plain = context.as_plain(values)
+    assert json.loads(json.dumps(plain)) == plain
+    assert context.from_plain(plain) == values

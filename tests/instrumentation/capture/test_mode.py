@@ -477,7 +477,7 @@ def test_compiled_functions_run_compiled_inside_and_afterwards(note):
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch imports for it
 @pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad, torch.func.hessian])
 def test_function_transforms_work_inside(note, transform):
     def function(x):
