@@ -80,8 +80,7 @@ if TYPE_CHECKING:
         serialize_to_bytes,
     )
 
-__all__ = [
-    "IR",
+__all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
     "CaptureError",
     "Captured",
@@ -101,6 +100,7 @@ __all__ = [
     "Form",
     "Graph",
     "HistoryError",
+    "IR",
     "InternalError",
     "InvalidDeltaError",
     "InvalidPageError",
