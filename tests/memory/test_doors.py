@@ -30,6 +30,8 @@ MEMORY_CALLS = {
     "commit": lambda m: m.commit("x"),
     "derive": lambda m: m.derive(doubled, "a", name="x"),
     "derive, decorator": lambda m: m.derive(doubled),
+    "ir": lambda m: m.ir("net", torch.sin, A),
+    "ir, a page": lambda m: m.ir("a"),
     "propagate": lambda m: m.propagate(),
     "why": lambda m: m.why("d"),
     "graph": lambda m: m.graph,
@@ -66,6 +68,7 @@ PAGE_CALLS = {
     "location": lambda p: p.location,
     "nbytes": lambda p: p.nbytes,
     "metadata": lambda p: p.metadata,
+    "ir": lambda p: p.ir,
 }
 PAGE_STAYS = {"id", "name", "memory", "derived"}
 
@@ -199,6 +202,7 @@ ERRORS = {
 }
 
 BUILTINS = {
+    "CaptureError": RuntimeError,
     "ClosedError": RuntimeError,
     "CorruptLogError": ValueError,
     "CorruptStoreError": ValueError,
@@ -220,6 +224,7 @@ BUILTINS = {
     "RecipeError": RuntimeError,
     "RecipeNotLoadedError": LookupError,
     "RecordingError": RuntimeError,
+    "ReplayError": RuntimeError,
     "SerializationError": ValueError,
     "StoreError": OSError,
     "StoreLockedError": BlockingIOError,
