@@ -39,6 +39,9 @@ MEMORY_CALLS = {
     "diff": lambda m: m.diff(1, 2),
     "restore": lambda m: m.restore(1),
     "checkpoint": lambda m: m.checkpoint(),
+    "collect": lambda m: m.collect(),
+    "collect, dry run": lambda m: m.collect(dry_run=True),
+    "memo": lambda m: m.memo(doubled),
     "sync": lambda m: m.sync(),
     "verify": lambda m: m.verify(),
     "subscribe": lambda m: m.subscribe(print),
@@ -74,7 +77,8 @@ PAGE_STAYS = {"id", "name", "memory", "derived"}
 
 
 def public(kind):
-    return {name for name in vars(kind) if not name.startswith("_")}
+    classes = kind.__mro__[:-1]
+    return {name for cls in classes for name in vars(cls) if not name.startswith("_")}
 
 
 def test_the_tables_below_cover_every_public_name():
