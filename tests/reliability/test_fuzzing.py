@@ -25,7 +25,7 @@ import zstandard
 import mmsb_torch as mmsb
 from mmsb_torch.device import zeros
 from mmsb_torch.runtime.store import Store, codecs, payload, sealed
-from mmsb_torch.runtime.store.durable import segment_of
+from mmsb_torch.runtime.store.bodies import segment_of
 from mmsb_torch.runtime.store.envelope import Kind as Content
 from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.runtime.store.frame import FileHeader, Kind, RecordHeader, chain_of, padding
