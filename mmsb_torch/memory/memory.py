@@ -27,6 +27,7 @@ from mmsb_torch.types import Delta, Event, EventType
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
     from mmsb_torch.graph.recording import Recording
+    from mmsb_torch.graph.scope import Incremental, Operations
     from mmsb_torch.runtime.store import Store
 
 
@@ -52,6 +53,8 @@ class Memory(Keeper):
         self._handles = Handles(self, self._router)
         self.memo = Memo(None, budget, self._router.check_open)
         """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        self._budget = budget
+        self._operations: Operations | None = None
         self._recordings: WeakSet[Recording] = WeakSet()
         self.recording: Recording | None = None
         """What `mmsb_start(enable_instrumentation=...)` began."""
@@ -238,6 +241,25 @@ class Memory(Keeper):
         return picture(self._engine)
 
     # instrumentation
+
+    def incremental(self, *, verify: float = 0.0) -> Incremental:
+        """A scope for plain code: `with mem.incremental(): y = model(x)`.
+
+        Run again, such a block executes only the operations of torch whose inputs changed; see
+        `graph.scope.Incremental`. One at a time in a thread, and one memory's.
+
+        Args:
+            verify: share of hits (0 to 1) that are run again and compared, bit for bit.
+
+        Raises:
+            ClosedError; RecordingError: another one is active in this thread (on entering).
+        """
+        from mmsb_torch.graph.scope import Incremental, Operations  # noqa: PLC0415 - as above
+
+        self._router.check_open()
+        if self._operations is None:
+            self._operations = Operations(self._budget)
+        return Incremental(self._operations, self._router.check_open, verify)
 
     def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.

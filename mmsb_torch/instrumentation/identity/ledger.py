@@ -30,11 +30,13 @@ _View = Hashable
 class _Record:
     """What is known of one storage since its flag was set."""
 
-    __slots__ = ("digests", "storage")
+    __slots__ = ("digests", "source", "storage")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = StorageWeakRef(storage)  # its address is not given away while this lives
         self.digests: dict[_View, bytes] = {}
+        self.source: bytes | None = None
+        """What made all of its bytes: a name that says them without their being read."""
 
 
 class Ledger:
@@ -69,16 +71,7 @@ class Ledger:
         """
         if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or not barrier.is_alone():
             return self._read(tensor)
-        storage = tensor.untyped_storage()
-        key = storage._cdata  # noqa: SLF001 - as StorageWeakRef does
-        del storage
-        record = self._records.get(key)
-        if record is not None and (record.storage.expired() or not barrier.is_armed(tensor)):
-            with self._guard:
-                self._records.pop(key, None)
-            record = None
-        if record is None and getattr(_LOCAL, "watching", False):
-            record = self._watch(tensor, key)
+        record = self._record(tensor, watch=getattr(_LOCAL, "watching", False))
         if record is None:
             return self._read(tensor)
         view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -88,6 +81,36 @@ class Ledger:
             if barrier.is_armed(tensor):
                 record.digests[view] = found
         return found
+
+    def watch(self, tensor: Tensor) -> None:
+        """Set the flag of a tensor's memory, if that is sound; nothing is read."""
+        if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu and barrier.is_alone():
+            self._record(tensor, watch=True)
+
+    def name(self, tensor: Tensor, source: bytes) -> None:
+        """Say what made the bytes of a new tensor's memory, of which nobody else knows yet."""
+        if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu and barrier.is_alone():
+            record = self._record(tensor, watch=True)
+            if record is not None:
+                record.source = source
+
+    def source(self, tensor: Tensor) -> bytes | None:
+        """What `name` said of a tensor's memory, if nobody can have written to it since."""
+        record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+        if record is None or record.source is None or not barrier.is_alone():
+            return None
+        record = self._record(tensor, watch=False)
+        return None if record is None else record.source
+
+    def _record(self, tensor: Tensor, *, watch: bool) -> _Record | None:
+        """What is known of a tensor's memory and still holds."""
+        key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
+        record = self._records.get(key)
+        if record is not None and (record.storage.expired() or not barrier.is_armed(tensor)):
+            with self._guard:
+                self._records.pop(key, None)
+            record = None
+        return self._watch(tensor, key) if record is None and watch else record
 
     def _watch(self, tensor: Tensor, key: int) -> _Record | None:
         """Set the flag, if nobody holds another way to the memory that the flag would not see."""

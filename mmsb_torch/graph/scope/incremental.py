@@ -1,0 +1,223 @@
+"""The incremental scope: every operation of the block passes here; what is known is not executed."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from mmsb_torch.device import same_bits
+from mmsb_torch.errors import RecordingError, WrongHitError
+from mmsb_torch.graph.scope.kept import Kept, tensors_of
+from mmsb_torch.graph.scope.opkeys import Unkeyed, is_plain, is_pure, op_key, storage_key
+from mmsb_torch.instrumentation.capture.mode import Scope
+from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
+from mmsb_torch.instrumentation.code.encoding import digest
+from mmsb_torch.instrumentation.identity import LEDGER
+
+LEAST_SECONDS = 50e-6
+"""Operations that are faster than this are not kept."""
+_LOCAL = threading.local()
+
+
+class Operations:
+    """The results of operations of one memory, within a budget. Used by one scope at a time.
+
+    Args:
+        budget: bytes of results.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._kept: dict[bytes, Kept] = {}
+        self._anchors: list[Kept] = []
+        """What was forgotten while something that shares its memory lived."""
+        self.nbytes = 0
+
+    def get(self, key: bytes) -> Kept | None:
+        """What an operation of this key gave."""
+        return self._kept.get(key)
+
+    def put(self, key: bytes, kept: Kept) -> None:
+        """Keep a result, if it is no larger than the budget; others may go for it."""
+        if kept.nbytes > self._budget or key in self._kept:
+            return
+        self._kept[key] = kept
+        self.nbytes += kept.nbytes
+        if self.nbytes > self._budget:
+            self._make_room()
+
+    def remove(self, key: bytes) -> None:
+        """Forget a result."""
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self.nbytes -= kept.nbytes
+            self._anchors.append(kept)
+
+    def clear(self) -> None:
+        """Forget all."""
+        for key in list(self._kept):
+            self.remove(key)
+        self._anchors = [kept for kept in self._anchors if kept.held]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def _make_room(self) -> None:
+        now = time.monotonic()
+        for key, _ in sorted(self._kept.items(), key=lambda item: item[1].worth(now)):
+            if self.nbytes <= self._budget * 0.9:
+                break
+            self.remove(key)
+        self._anchors = [kept for kept in self._anchors if kept.held]
+
+
+class Incremental:
+    """A block of plain code that, run again, executes only the operations whose inputs changed.
+
+    `with mem.incremental() as scope:` Python runs as always; operations of torch whose arguments are
+    those of before, bit for bit, give what they gave. What cannot be told is executed: writes, views,
+    random numbers, `.item()`, operations of others than torch, compiled code. For one thread.
+
+    Attributes:
+        counts: how many operations were "hit", "kept" (executed, and their results are known now),
+            "executed" (known by what they were made of, and too quick to keep) and "passed".
+        saved_s: seconds that the hits took when they ran.
+    """
+
+    def __init__(
+        self, operations: Operations, check: Callable[[], None], verify: float = 0.0
+    ) -> None:
+        self._operations = operations
+        self._check = check
+        self._verify = verify
+        self._scope = Scope(self._handle)
+        self.counts: Counter[str] = Counter()
+        self.saved_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._check()
+        if getattr(_LOCAL, "active", None) is not None:
+            raise RecordingError(
+                "an incremental scope is active in this thread: expected none. Leave it first; one "
+                "scope serves the whole block."
+            )
+        _LOCAL.active = self
+        try:
+            self._scope.enter()
+        except BaseException:
+            _LOCAL.active = None
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _LOCAL.active = None
+        self._scope.leave()
+
+    def _handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        del types
+        kind = op_class(func)
+        if not _pure(kind, func) or kind.draws(args, kwargs):
+            if kind.view:
+                _watch(args)
+            self.counts["passed"] += 1
+            return func(*args, **kwargs)
+        taken: list[Tensor] = []
+        try:
+            key = op_key(kind, args, kwargs, taken)
+        except Unkeyed:
+            self.counts["passed"] += 1
+            return func(*args, **kwargs)
+        kept = self._operations.get(key)
+        if kept is not None:
+            return self._hit(key, kept, func, args, kwargs)
+        begun = time.perf_counter()
+        result = func(*args, **kwargs)
+        seconds = time.perf_counter() - begun
+        if not _is_fresh(result, taken):
+            self.counts["passed"] += 1
+            return result
+        self.counts["kept" if seconds >= LEAST_SECONDS else "executed"] += 1
+        _name(result, key)
+        if seconds >= LEAST_SECONDS:
+            self._operations.put(key, Kept(result, seconds))
+        return result
+
+    def _hit(
+        self, key: bytes, kept: Kept, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.counts["hit"] += 1
+        self.saved_s += kept.cost_s
+        if self._verify and random.random() < self._verify:  # noqa: S311 - a sample
+            result = func(*args, **kwargs)
+            again, before = tensors_of(result), tensors_of(kept.result)
+            if len(again) != len(before) or not all(map(_alike, again, before)):
+                self._operations.remove(key)
+                raise WrongHitError(
+                    f"{func}: a hit, run again, gave something else. Something wrote to one of its "
+                    "arguments unseen, or it does not compute the same twice."
+                )
+            return result
+        result = kept.hand_out()
+        _name(result, key)
+        return result
+
+    def __repr__(self) -> str:
+        c = self.counts
+        return (
+            f"<Incremental: {c['hit']} hits saved {self.saved_s * 1e3:.1f} ms, {c['kept']} kept, "
+            f"{c['executed'] + c['passed']} executed>"
+        )
+
+
+_pure_ops: dict[Any, bool] = {}
+
+
+def _pure(kind: OpClass, func: Any) -> bool:
+    found = _pure_ops.get(func)
+    if found is None:
+        found = _pure_ops[func] = is_pure(kind, func)
+    return found
+
+
+def _watch(args: tuple[Any, ...]) -> None:
+    """Watch the memory that a view is about to be taken of, while only one tensor has it."""
+    for value in args:
+        if isinstance(value, Tensor) and is_plain(value):
+            LEDGER.watch(value)
+
+
+def _is_fresh(result: Any, taken: list[Tensor]) -> bool:
+    """Whether a result is plain tensors, each in memory of its own."""
+    if not isinstance(result, (Tensor, list, tuple)):
+        return False
+    found = tensors_of(result)
+    places = {storage_key(tensor) for tensor in found if is_plain(tensor)}
+    return (
+        bool(found)
+        and len(places) == len(found)
+        and places.isdisjoint(storage_key(tensor) for tensor in taken)
+        and (isinstance(result, Tensor) or all(isinstance(item, Tensor) for item in result))
+    )
+
+
+def _name(result: Any, key: bytes) -> None:
+    for number, tensor in enumerate(tensors_of(result)):
+        LEDGER.name(tensor, digest(key + number.to_bytes(2, "little")))
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype and same_bits(a, b)
+    )
