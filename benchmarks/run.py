@@ -10,6 +10,7 @@ import bench_codecs
 import bench_graph
 import bench_import
 import bench_log
+import bench_memo
 import bench_merge
 import bench_record
 import bench_update
@@ -21,6 +22,7 @@ TABLES = {
     "merge": bench_merge.table,
     "graph": bench_graph.table,
     "record": bench_record.table,
+    "memo": bench_memo.table,
     "log": bench_log.states,
     "commits": bench_log.small,
     "synced": bench_log.synced,
