@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -15,15 +16,18 @@ from torch import Tensor
 from mmsb_torch.device import same_bits
 from mmsb_torch.errors import RecordingError, WrongHitError
 from mmsb_torch.graph.scope.kept import Kept, tensors_of
-from mmsb_torch.graph.scope.opkeys import Unkeyed, is_plain, is_pure, op_key, storage_key
+from mmsb_torch.graph.scope.opkeys import OpKey, Unkeyed, is_plain, is_pure, op_key, storage_key
 from mmsb_torch.instrumentation.capture.mode import Scope
 from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
-from mmsb_torch.instrumentation.code.encoding import digest
-from mmsb_torch.instrumentation.identity import LEDGER
+from mmsb_torch.instrumentation.identity import LEDGER, barrier
 
 LEAST_SECONDS = 50e-6
 """Operations that are faster than this are not kept."""
+_NUMBERS = 1 << 18
+_SPREAD = 1 << 20
+"""Results that one operation may have."""
 _LOCAL = threading.local()
+_counter = itertools.count(1)
 
 
 class Operations:
@@ -35,16 +39,17 @@ class Operations:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._kept: dict[bytes, Kept] = {}
+        self._kept: dict[OpKey, Kept] = {}
+        self._numbers: dict[OpKey, int] = {}
         self._anchors: list[Kept] = []
         """What was forgotten while something that shares its memory lived."""
         self.nbytes = 0
 
-    def get(self, key: bytes) -> Kept | None:
+    def get(self, key: OpKey) -> Kept | None:
         """What an operation of this key gave."""
         return self._kept.get(key)
 
-    def put(self, key: bytes, kept: Kept) -> None:
+    def put(self, key: OpKey, kept: Kept) -> None:
         """Keep a result, if it is no larger than the budget; others may go for it."""
         if kept.nbytes > self._budget or key in self._kept:
             return
@@ -53,12 +58,21 @@ class Operations:
         if self.nbytes > self._budget:
             self._make_room()
 
-    def remove(self, key: bytes) -> None:
+    def remove(self, key: OpKey) -> None:
         """Forget a result."""
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.nbytes -= kept.nbytes
             self._anchors.append(kept)
+
+    def number(self, key: OpKey) -> int:
+        """A number that stands for the results of this key, and for nothing else, ever."""
+        found = self._numbers.get(key)
+        if found is None:
+            if len(self._numbers) >= _NUMBERS:
+                self._numbers.clear()
+            found = self._numbers[key] = next(_counter)
+        return found
 
     def clear(self) -> None:
         """Forget all."""
@@ -149,13 +163,13 @@ class Incremental:
             self.counts["passed"] += 1
             return result
         self.counts["kept" if seconds >= LEAST_SECONDS else "executed"] += 1
-        _name(result, key)
         if seconds >= LEAST_SECONDS:
             self._operations.put(key, Kept(result, seconds))
+        self._name(result, key)
         return result
 
     def _hit(
-        self, key: bytes, kept: Kept, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, key: OpKey, kept: Kept, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         self.counts["hit"] += 1
         self.saved_s += kept.cost_s
@@ -170,8 +184,15 @@ class Incremental:
                 )
             return result
         result = kept.hand_out()
-        _name(result, key)
+        self._name(result, key)
         return result
+
+    def _name(self, result: Any, key: OpKey) -> None:
+        if not barrier.is_alone():
+            return
+        first = self._operations.number(key) * _SPREAD
+        for place, tensor in enumerate(tensors_of(result)):
+            LEDGER.name(tensor, first + place)
 
     def __repr__(self) -> str:
         c = self.counts
@@ -210,11 +231,6 @@ def _is_fresh(result: Any, taken: list[Tensor]) -> bool:
         and places.isdisjoint(storage_key(tensor) for tensor in taken)
         and (isinstance(result, Tensor) or all(isinstance(item, Tensor) for item in result))
     )
-
-
-def _name(result: Any, key: bytes) -> None:
-    for number, tensor in enumerate(tensors_of(result)):
-        LEDGER.name(tensor, digest(key + number.to_bytes(2, "little")))
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

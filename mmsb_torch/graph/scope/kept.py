@@ -18,15 +18,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from mmsb_torch.instrumentation.identity import barrier
 
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
+_HANDED = 64
 
 
 class Kept:
     """The result of one operation: a tensor, or a list or tuple of tensors."""
 
-    __slots__ = ("_handed", "_lazy", "cost_s", "nbytes", "result", "used_s")
+    __slots__ = ("_alone", "_handed", "_lazy", "cost_s", "nbytes", "result", "used_s")
 
     def __init__(self, result: Any, cost_s: float) -> None:
-        self._lazy = barrier.capability() is None and barrier.is_alone()
+        self._alone = barrier.is_alone()
+        self._lazy = self._alone and barrier.capability() is None
         self._handed: list[StorageWeakRef] = []
         self.result = each(result, self._clone)
         self.cost_s = cost_s
@@ -36,6 +38,7 @@ class Kept:
     def hand_out(self) -> Any:
         """The result again, as memory that the caller may write to."""
         self.used_s = time.monotonic()
+        self._alone = barrier.is_alone()
         return each(self.result, self._clone)
 
     @property
@@ -49,9 +52,11 @@ class Kept:
         return self.cost_s / self.nbytes / (1.0 + now - self.used_s)
 
     def _clone(self, tensor: Tensor) -> Tensor:
-        if self._lazy and _lazy_clone is not None and tensor.is_cpu and barrier.is_alone():
+        if self._lazy and _lazy_clone is not None and tensor.is_cpu and self._alone:
             fresh = _lazy_clone(tensor)
             self._handed.append(StorageWeakRef(fresh.untyped_storage()))
+            if len(self._handed) > _HANDED:
+                self._handed = [item for item in self._handed if not item.expired()]
             return fresh
         copy = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmsb_torch.instrumentation.capture.schema import OpClass
-from mmsb_torch.instrumentation.code.encoding import atom, digest, framed, text
+from mmsb_torch.instrumentation.code.encoding import atom
 from mmsb_torch.instrumentation.context import settings
-from mmsb_torch.instrumentation.identity import LEDGER
+from mmsb_torch.instrumentation.identity import LEDGER, barrier
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+_EXACT = frozenset((int, bool, str, type(None), torch.dtype, torch.device, torch.layout))
 _NAMESPACES = ("aten", "prims")
 LEAST_ELEMENTS = 4096
 """Operations on fewer elements in all are run: that is faster than asking."""
@@ -39,58 +39,68 @@ def is_pure(kind: OpClass, func: Any) -> bool:
     )
 
 
+OpKey = tuple[object, ...]
+"""Equal keys mean equal results, in this process."""
+
+
 def op_key(
     kind: OpClass, args: tuple[Any, ...], kwargs: Mapping[str, Any], taken: list[Tensor]
-) -> bytes:
+) -> OpKey:
     """The key of a call of a pure operation; the tensors that it takes are added to `taken`.
 
     Raises:
         Unkeyed: an argument cannot be told, or they are too small to be worth it.
     """
-    given = [args, *kwargs.items()]
-    taken += _tensors(given)
-    if sum(tensor.numel() for tensor in taken) < LEAST_ELEMENTS:
+    _collect(args, taken)
+    if kwargs:
+        _collect(list(kwargs.values()), taken)
+    if sum([tensor.numel() for tensor in taken]) < LEAST_ELEMENTS:
         raise Unkeyed
+    alone = barrier.is_alone()
     with LEDGER.watching():
-        parts = [_part(item) for item in given]
-    context = repr((settings(), torch.is_inference_mode_enabled())).encode()
-    return digest(framed("op", [text(kind.name), context, *parts]))
+        parts = [_part(item, alone) for item in args]
+        parts += [(name, _part(item, alone)) for name, item in kwargs.items()]
+    return (kind.name, settings(), torch.is_inference_mode_enabled(), *parts)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _collect(values: Any, taken: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            taken.append(value)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, taken)
+
+
+def _part(value: Any, alone: bool) -> object:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _part(value: Any) -> bytes:
-    if isinstance(value, Tensor):
-        return _tensor_part(value)
-    if type(value) in (list, tuple):
-        return framed(type(value).__name__, [_part(item) for item in value])
+        return _tensor_part(value, alone)
+    cls = type(value)
+    if cls in _EXACT:
+        return cls, value  # 1 and True and 1.0 are not the same
+    if cls is float:
+        return value.hex()  # nor are 0.0 and -0.0
+    if cls is list or cls is tuple:
+        return cls, *[_part(item, alone) for item in value]
     data = atom(value)
     if data is None:
         raise Unkeyed
     return data
 
 
-def _tensor_part(tensor: Tensor) -> bytes:
+def _tensor_part(tensor: Tensor, alone: bool) -> object:
     if not is_plain(tensor):
         raise Unkeyed
-    source = LEDGER.source(tensor)
-    layout = (
+    source = LEDGER.source(tensor) if alone else None
+    return (
+        LEDGER.digest(tensor) if source is None else source,
         tensor.dtype,
-        tuple(tensor.shape),
+        tensor.shape,
         tensor.stride(),
         tensor.device,
         tensor.is_conj(),
         tensor.is_neg(),
         None if source is None else tensor.storage_offset(),
     )
-    known = LEDGER.digest(tensor) if source is None else source
-    return framed("made" if source is not None else "tensor", [repr(layout).encode(), known])
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -102,7 +112,6 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_nested
         and not tensor.is_meta
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
-        and math.prod(tensor.shape) >= 0
     )
 
 

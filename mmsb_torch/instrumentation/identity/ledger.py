@@ -23,6 +23,8 @@ from . import barrier
 LEAST_BYTES = 1 << 14
 """Smaller tensors are read each time: that takes about as long as asking whether they changed."""
 _CHUNK = 1 << 20
+_SWEPT = 1024
+"""Records there are before those of memory that is gone are looked for."""
 _LOCAL = threading.local()
 _View = Hashable
 
@@ -35,8 +37,8 @@ class _Record:
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.storage = StorageWeakRef(storage)  # its address is not given away while this lives
         self.digests: dict[_View, bytes] = {}
-        self.source: bytes | None = None
-        """What made all of its bytes: a name that says them without their being read."""
+        self.source: int | None = None
+        """What made all of its bytes: a number that stands for them without their being read."""
 
 
 class Ledger:
@@ -50,6 +52,7 @@ class Ledger:
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
         self._guard = threading.Lock()
+        self._sweep_at = _SWEPT
         self.read = 0
         """Bytes that were read so far."""
 
@@ -87,30 +90,46 @@ class Ledger:
         if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu and barrier.is_alone():
             self._record(tensor, watch=True)
 
-    def name(self, tensor: Tensor, source: bytes) -> None:
-        """Say what made the bytes of a new tensor's memory, of which nobody else knows yet."""
-        if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu and barrier.is_alone():
-            record = self._record(tensor, watch=True)
-            if record is not None:
-                record.source = source
+    def name(self, tensor: Tensor, source: int) -> None:
+        """Say what made the bytes of a new tensor's memory, of which nobody else knows yet.
 
-    def source(self, tensor: Tensor) -> bytes | None:
-        """What `name` said of a tensor's memory, if nobody can have written to it since."""
+        The caller has asked `barrier.is_alone`, and gives one number for the same bytes only.
+        """
+        if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or barrier.capability() is not None:
+            return
+        if barrier.is_armed(tensor) or barrier.arm(tensor):
+            storage = tensor.untyped_storage()
+            record = _Record(storage)
+            record.source = source
+            self._enter(storage._cdata, record)  # noqa: SLF001 - as StorageWeakRef does
+
+    def source(self, tensor: Tensor) -> int | None:
+        """What `name` said of a tensor's memory, if nobody can have written to it since.
+
+        The caller has asked `barrier.is_alone`.
+        """
         record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
-        if record is None or record.source is None or not barrier.is_alone():
+        if record is None or record.source is None or not barrier.is_armed(tensor):
             return None
-        record = self._record(tensor, watch=False)
-        return None if record is None else record.source
+        return record.source
 
     def _record(self, tensor: Tensor, *, watch: bool) -> _Record | None:
         """What is known of a tensor's memory and still holds."""
+        # a record keeps its storage's address from being given away: this one is the tensor's
         key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
         record = self._records.get(key)
-        if record is not None and (record.storage.expired() or not barrier.is_armed(tensor)):
+        if record is not None and not barrier.is_armed(tensor):
             with self._guard:
                 self._records.pop(key, None)
             record = None
         return self._watch(tensor, key) if record is None and watch else record
+
+    def _enter(self, key: int, record: _Record) -> None:
+        with self._guard:
+            self._records[key] = record
+            if len(self._records) >= self._sweep_at:
+                self._sweep()
+                self._sweep_at = max(2 * len(self._records), _SWEPT)
 
     def _watch(self, tensor: Tensor, key: int) -> _Record | None:
         """Set the flag, if nobody holds another way to the memory that the flag would not see."""
@@ -121,10 +140,7 @@ class Ledger:
         if not barrier.arm(tensor):
             return None
         record = _Record(tensor.untyped_storage())
-        with self._guard:
-            self._records[key] = record
-            if len(self._records) % 1024 == 0:
-                self._sweep()
+        self._enter(key, record)
         return record
 
     def _sweep(self) -> None:
