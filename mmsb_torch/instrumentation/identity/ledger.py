@@ -163,7 +163,10 @@ def read_digest(tensor: Tensor) -> bytes:
         tensor = tensor.detach().cpu().contiguous()
     if barrier.is_armed(tensor):  # asking for the address would clear the flag
         if not (tensor.is_conj() or tensor.is_neg()):
-            return _copied_digest(tensor.detach().view(-1).view(torch.uint8))
+            flat = tensor.detach().view(-1)
+            if flat.stride(0) != 1:  # of one element: it may have any
+                flat = flat.as_strided(flat.shape, (1,))
+            return _copied_digest(flat.view(torch.uint8))
         tensor = tensor.detach().clone()
     size = tensor.nbytes
     if tensor.untyped_storage().nbytes() < size + tensor.storage_offset() * tensor.itemsize:

@@ -109,6 +109,7 @@ def test_memory_that_is_given_away_is_forgotten(ledger):
         lambda: torch.randn(SIZE).bfloat16(),
         lambda: torch.empty(0),
         lambda: torch.tensor(3.0),
+        lambda: torch.ones(1, SIZE).as_strided((SIZE, 1), (1, 0)),
         lambda: torch.randn(SIZE, requires_grad=True),
     ],
 )
