@@ -199,12 +199,13 @@ def _opening(folder: Path) -> Table:
     save_file(state, folder / "state")
     del state
 
-    def ours():
-        mem = mmsb.open(folder / "run.mmsb", mode="r")
+    def ours(mapped=False):
+        mem = mmsb.open(folder / "run.mmsb", mode="r", mapped=mapped)
         return mem, [page.tensor for page in mem.pages()]
 
     ways = {
         "ours": ours,
+        "ours, mapped=True": lambda: ours(mapped=True),
         "safetensors load_file (mapped)": lambda: (None, load_file(folder / "state").values()),
         "safetensors load (read)": lambda: (None, load((folder / "state").read_bytes()).values()),
     }
