@@ -11,8 +11,10 @@ takes no lock, makes nothing, and works on a read-only disk beside a live writer
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
 from mmsb_torch.runtime.store.verification import check_names, checked_manifest, verify_checkpoint
 
 _ATTEMPTS = 3
+_READERS = min(os.cpu_count() or 1, 4)
+"""Files that are read and hashed at the same time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -273,14 +277,18 @@ def _load_from_store(root: Path, tx: int | None, files: Files, *, mapped: bool) 
 def _load(folder: Path, store: str | None, files: Files, *, mapped: bool) -> Snapshot:
     manifest = checked_manifest(folder, files, store)
     weight_map = read_index(folder, manifest, files)
-    found: dict[str, torch.Tensor] = {}
-    for record in manifest.shards:
+
+    def read(record: FileRecord) -> dict[str, torch.Tensor]:
         path = folder / record.name
-        tensors = (
-            map_tensors(path, record, files) if mapped else read_tensors(path, record, files)[0]
-        )
-        check_names(folder, record.name, weight_map, tensors)
-        found |= tensors
+        if mapped:
+            return map_tensors(path, record, files)
+        return read_tensors(path, record, files)[0]
+
+    found: dict[str, torch.Tensor] = {}
+    with ThreadPoolExecutor(_READERS, "mmsb read") as pool:
+        for record, tensors in zip(manifest.shards, pool.map(read, manifest.shards), strict=True):
+            check_names(folder, record.name, weight_map, tensors)
+            found |= tensors
     return Snapshot(manifest.tx, {name: found[name] for name in weight_map}, manifest.registry)
 
 

@@ -12,7 +12,7 @@ from mmsb_torch.runtime.store.dtypes import NATIVE
 from mmsb_torch.runtime.store.header import MAX_HEADER_BYTES, MAX_TENSORS
 from mmsb_torch.runtime.store.tensorfile import check_tensor
 
-SHARD_BYTES = 1 << 30
+SHARD_BYTES = 1 << 28
 MAX_SHARDS = 99_999
 
 _ENTRY_BYTES = 128  # the fixed text of an entry, two offsets and the longest tag
