@@ -279,6 +279,16 @@ def test_a_reader_that_was_overtaken_is_told_and_opens_again(path):
             assert same(dict(again.at(31)), states[31])
 
 
+def test_a_reader_whose_checkpoint_went_goes_by_the_log(path):
+    states = {}
+    with mmsb.open(path) as writer:
+        run(writer, 12, states)
+        with mmsb.open(path, mode="r") as reader:
+            writer.checkpoint(keep=1)  # the log stays
+            for tx in (11, 12, 7, 3):
+                assert same(dict(reader.at(tx)), states[tx])
+
+
 def poll_for_ever(memory):
     while memory.tx:
         memory.propagate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmsb_torch.device import copy_of
-from mmsb_torch.errors import MMSBError, PageNotFoundError
+from mmsb_torch.errors import CollectedError, MMSBError, PageNotFoundError
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Form, apply
 
@@ -35,6 +35,9 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
             )
         try:
             value = base.value()
+        except CollectedError:  # by another process: older ones and the log may lead there
+            log.lose_base(base.tx)
+            return value_at(log, page_id, tx)
         except MMSBError:
             now = log.base(page_id, tx)
             if now is not None and now.tx == base.tx:

@@ -86,13 +86,21 @@ def outline_of(body: bytes, record: Record, where: str) -> tuple[Fields, FileRec
         CorruptLogError: it does not say.
     """
     where = f"{where}, transaction {record.header.tx}"
+    segment = None
     try:
         if not record.header.flags & SEGMENT:
-            return payload.outline(memoryview(body), where), None
-        segment, text = segment_of(body, record.header.tx, where)
-        return payload.outline_of_text(text, where), segment
+            ops = payload.outline(memoryview(body), where)
+        else:
+            segment, text = segment_of(body, record.header.tx, where)
+            ops = payload.outline_of_text(text, where)
+        if (ops.count("tx"), len(ops.get("deltas", list))) != (
+            record.header.tx,
+            record.header.items,
+        ):
+            raise ops.damage(f"its payload says it is transaction {ops.count('tx')}")
     except CorruptStoreError as error:
         raise CorruptLogError(str(error)) from error
+    return ops, segment
 
 
 def place_of(path: Path, record: Record, ops: Fields, segment: FileRecord | None) -> Place:

@@ -202,6 +202,9 @@ class Log:
         del page_id, until
         return None
 
+    def lose_base(self, tx: int) -> None:
+        """A moment's whole values turned out to be gone."""
+
     def sync(self) -> None:
         """Wait until everything written is on the disk, if there is one."""
 

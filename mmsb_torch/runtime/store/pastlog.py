@@ -181,6 +181,10 @@ class PastLog(Log):
         """The moments at hand whose label is wanted."""
         return [tx for label, tx in self._labels.items() if wanted(label) and self._holds(tx)]
 
+    def lose_base(self, tx: int) -> None:
+        """A checkpoint turned out to be gone: what the log alone leads to stays at hand."""
+        self.forget([tx], [])
+
     def forget(self, bases: Iterable[int], transactions: Iterable[range]) -> None:
         """These checkpoints and deltas are about to be removed; asking for them is an error then."""
         self.reach_back()
