@@ -28,12 +28,12 @@ test: $(STAMP)  ## the tests, with coverage
 
 gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.json has the result
 	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability tests/memory/test_collecting.py \
-		--timeout 1200
+		tests/graph/scope/test_programs.py --timeout 1200
 
 soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples
 	MMSB_GATE=soak HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 --dist worksteal tests/reliability \
-		tests/integration/test_machine.py tests/types --timeout 36000
-	MMSB_SOAK=1 $(RUN) -m pytest -n 2 tests/instrumentation/capture/test_operations.py
+		tests/integration/test_machine.py tests/types tests/graph/scope/test_programs.py --timeout 36000
+	MMSB_SOAK=1 $(RUN) -m pytest -n 2 tests/instrumentation/capture/test_operations.py tests/graph/scope/test_operations.py
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
