@@ -167,7 +167,7 @@ def outline(raw: memoryview, where: str) -> Fields:
 def outline_of_text(text: str, where: str) -> Fields:
     """As `outline`, of the text of "mmsb.ops"."""
     where = f"{where}: {OPS_KEY}"
-    ops = Fields(strict_loads(text.encode(), where), where)
+    ops = Fields(strict_loads(text.encode("utf-8", "surrogatepass"), where), where)
     if ops.count("version") != _VERSION:
         raise ops.damage(f"version {ops.count('version')}, expected {_VERSION}")
     return ops
