@@ -8,6 +8,7 @@ import platform
 
 import bench_codecs
 import bench_graph
+import bench_history
 import bench_import
 import bench_log
 import bench_memo
@@ -25,6 +26,8 @@ TABLES = {
     "memo": bench_memo.table,
     "log": bench_log.states,
     "commits": bench_log.small,
+    "history": bench_history.history,
+    "peers": bench_history.peers,
     "synced": bench_log.synced,
     "dense": bench_log.dense,
     "opening": bench_log.opening,

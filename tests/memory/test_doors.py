@@ -46,6 +46,7 @@ MEMORY_CALLS = {
     "verify": lambda m: m.verify(),
     "subscribe": lambda m: m.subscribe(print),
     "record": lambda m: m.record(),
+    "incremental": lambda m: m.incremental(),
     "stats": lambda m: m.stats(),
     "tx": lambda m: m.tx,
     "pages": lambda m: m.pages(),
