@@ -13,6 +13,8 @@ import torch
 from rich.table import Table
 from safetensors.torch import load, load_file, save_file
 from timing import medians
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemWriter
 
 import mmsb_torch as mmsb
 
@@ -59,6 +61,7 @@ def _states(folder: Path) -> Table:
             "ours, process": "process",
             "torch.save": None,
             "safetensors": None,
+            "torch.distributed.checkpoint": None,
         }
         for who, durability in savers.items():
             nbytes, seconds = _run(folder, who, durability, state, change)
@@ -241,14 +244,20 @@ def _saver(folder, who, state, change):
     for _ in range(ROUNDS):
         change()
         began = time.perf_counter()
-        if who == "torch.save":
+        if who == "torch.distributed.checkpoint":
+            writer = FileSystemWriter(folder / "dcp", sync_files=True)  # it syncs by itself
+            dcp.save(state, storage_writer=writer, no_dist=True)
+        elif who == "torch.save":
             torch.save(state, path)
         else:
             save_file(state, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        if path.exists() and who != "torch.distributed.checkpoint":
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         times.append(time.perf_counter() - began)
-    return path.stat().st_size, statistics.median(times)
+    written = folder / "dcp" if who == "torch.distributed.checkpoint" else path
+    nbytes = _size(written) if written.is_dir() else written.stat().st_size
+    return nbytes, statistics.median(times)
 
 
 def _small(folder: Path) -> Table:
