@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmsb_torch.memory.compaction import Compactor
     from mmsb_torch.runtime.state import Router
     from mmsb_torch.runtime.store import CheckpointInfo, Damage, Plan, Retention, Store, Tail
+    from mmsb_torch.runtime.store.objects import Objects
 
 
 class Keeper:
@@ -31,6 +32,8 @@ class Keeper:
         self._checkpointed = (0, 0, 0)
         self._end: Callable[[], object] = lambda: None
         self._retention: Retention | None = None
+        self._objects: Objects | None = None
+        """Where memoised results outlive the process."""
         self._compactor: Compactor | None = None
         self.tail: Tail | None = None
         """What was not whole at the end of the log when it was opened: a write that was cut."""

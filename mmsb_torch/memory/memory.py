@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
-from mmsb_torch.graph.memo.memo import SHELF_BYTES, Memo
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
 from mmsb_torch.memory import deriving, graphs, making
 from mmsb_torch.memory.changes import Changes, check_label, update_many
@@ -26,9 +25,13 @@ from mmsb_torch.types import Delta, Event, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
+    from mmsb_torch.graph.memo import Memo
     from mmsb_torch.graph.recording import Recording
     from mmsb_torch.graph.scope import Incremental, Operations
     from mmsb_torch.runtime.store import Store
+
+BUDGET_BYTES = 1 << 30
+"""Of results in memory, memoised ones and those of incremental scopes, each."""
 
 
 class Memory(Keeper):
@@ -44,15 +47,14 @@ class Memory(Keeper):
         *,
         device: torch.device | None = None,
         read_only: bool = False,
-        budget: int = SHELF_BYTES,
+        budget: int = BUDGET_BYTES,
     ) -> None:
         super().__init__(store)
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
         self._device = device
         self._handles = Handles(self, self._router)
-        self.memo = Memo(None, budget, self._router.check_open)
-        """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        self._memo: Memo | None = None
         self._budget = budget
         self._operations: Operations | None = None
         self._recordings: WeakSet[Recording] = WeakSet()
@@ -241,6 +243,19 @@ class Memory(Keeper):
         return picture(self._engine)
 
     # instrumentation
+
+    @property
+    def memo(self) -> Memo:
+        """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        found = self._memo
+        if found is None:
+            from mmsb_torch.graph.memo.memo import Memo  # noqa: PLC0415 - it loads when it is used
+
+            with self._router.table.lock:  # two threads must get the same one
+                if self._memo is None:
+                    self._memo = Memo(self._objects, self._budget, self._router.check_open)
+                found = self._memo
+        return found
 
     def incremental(self, *, verify: float = 0.0) -> Incremental:
         """A scope for plain code: `with mem.incremental(): y = model(x)`.

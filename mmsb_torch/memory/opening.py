@@ -9,9 +9,8 @@ import torch
 
 from mmsb_torch.device import PageLocation, resolve_device
 from mmsb_torch.errors import CorruptLogError, InternalError, StoreError, UnsupportedError
-from mmsb_torch.graph.memo.memo import SHELF_BYTES
 from mmsb_torch.memory import deriving
-from mmsb_torch.memory.memory import Memory
+from mmsb_torch.memory.memory import BUDGET_BYTES, Memory
 from mmsb_torch.memory.sizes import parse_bytes
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             raise StoreError(
                 f"mode={mode!r} reads a store: expected a path, mmsb.open(path, mode={mode!r})"
             )
-        return Memory(device=where, budget=SHELF_BYTES if nbytes is None else nbytes)
+        return Memory(device=where, budget=BUDGET_BYTES if nbytes is None else nbytes)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
     if mapped and mode == "w":
@@ -82,7 +81,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         )
     memory = open_on(FILES, path, mode=mode, device=where, durability=durability, mapped=mapped)
     memory._retention = retention  # noqa: SLF001 - one facade
-    memory.memo.objects = results(memory, mode, nbytes)
+    memory._objects = results(memory, mode, nbytes)  # noqa: SLF001
     if mode == "w" and compaction:
         from mmsb_torch.memory.compaction import Compactor  # noqa: PLC0415 - as above
 

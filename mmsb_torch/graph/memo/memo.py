@@ -23,7 +23,6 @@ from mmsb_torch.graph.memo.results import Result, Unkeepable, put_together, take
 from mmsb_torch.graph.memo.shelf import Item, Shelf
 from mmsb_torch.runtime.store.objects import Objects
 
-SHELF_BYTES = 1 << 30
 _REMEMBERED = 16
 _RANDOM = "mmsb.random"
 _GENERATORS = "random generators"
@@ -51,7 +50,7 @@ class Memo:
     def __init__(
         self,
         objects: Objects | None = None,
-        budget: int = SHELF_BYTES,
+        budget: int = 1 << 30,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.objects = objects
