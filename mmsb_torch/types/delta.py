@@ -125,15 +125,15 @@ def compose(first: Delta, second: Delta) -> Delta:
             return compose(first, second)
     a, b = first.region, second.region
     if b.form is Form.ALL or a.form is Form.NONE:
-        return second._replace(base_epoch=first.base_epoch)
+        return _unless_nothing(second._replace(base_epoch=first.base_epoch))
     if b.form is Form.NONE:
-        return _over(second, first, first.region, first.values)
+        return _unless_nothing(_over(second, first, first.region, first.values))
     if a.form is Form.ALL:
         values = copy_of(first.values)
         apply(values, second)
         return _over(second, first, a, values)
     if a.form is b.form and a.form in {Form.ROWS, Form.ELEMENTS}:
-        return _over(second, first, *_overlay([first, second]))
+        return _unless_nothing(_over(second, first, *_overlay([first, second])))
     values = _dense(first)
     apply(values, second)
     mask = a.mask() | b.mask()
@@ -165,7 +165,9 @@ def compose_all(deltas: Sequence[Delta]) -> Delta:
         elif form is deltas[at].region.form and form in {Form.ROWS, Form.ELEMENTS}:
             while stop < len(deltas) and deltas[stop].region.form is form:
                 stop += 1
-            found = _over(deltas[stop - 1], found, *_overlay([found, *deltas[at:stop]]))
+            found = _unless_nothing(
+                _over(deltas[stop - 1], found, *_overlay([found, *deltas[at:stop]]))
+            )
         else:
             found = compose(found, deltas[at])
         at = stop
@@ -224,6 +226,15 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
 
 def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:
     return second._replace(base_epoch=first.base_epoch, region=region, values=values)
+
+
+def _unless_nothing(delta: Delta) -> Delta:
+    """The delta; one that covers no element in the one form that says so."""
+    region = delta.region
+    if not region.empty or region.form is Form.ALL:
+        return delta
+    nothing = zeros((0,), delta.values.dtype, delta.values.device)
+    return delta._replace(region=Region.none(region.shape), values=nothing)
 
 
 def _overlay(deltas: Sequence[Delta]) -> tuple[Region, Tensor]:

@@ -135,10 +135,9 @@ def test_runs_of_rows_and_elements_compose_alike(data, spec, form, count):
 
 def assert_composed_alike(changes, page):
     one_by_one, at_once = functools.reduce(compose, changes), compose_all(changes)
-    nothing = at_once.region.empty and one_by_one.region.empty  # which has more than one form
-    assert nothing or at_once.region.form is one_by_one.region.form
+    assert at_once.region.form is one_by_one.region.form
     assert torch.equal(at_once.region.mask(), one_by_one.region.mask())
-    if not nothing and at_once.region.form is not Form.MASK:  # outside of a mask they mean nothing
+    if at_once.region.form is not Form.MASK:  # outside of a mask values mean nothing
         assert same_bits(at_once.values, one_by_one.values)
     assert same_bits(applied(page, at_once), applied(page, *changes))
     assert at_once[:3] == one_by_one[:3]
@@ -155,3 +154,12 @@ def test_many_rows_compose_to_the_last_word_about_each():
     expected = [max(n for n in range(200) if n * 7 % 40 == row) for row in range(40)]
     assert found.values[:, 0].tolist() == expected
     assert (found.id, found.base_epoch) == (199, -1)
+
+
+def test_changes_of_nothing_compose_to_nothing():
+    empty = torch.empty(0, dtype=torch.int64)
+    for count in (2, 3, 4):
+        changes = [
+            Delta(n, 1, -1, Region.elements((), empty), torch.empty(0), n, "") for n in range(count)
+        ]
+        assert_composed_alike(changes, torch.tensor(3.0))

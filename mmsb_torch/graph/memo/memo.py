@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mmsb_torch.device import same_bits
-from mmsb_torch.errors import CorruptStoreError, InvalidMemoError, StoreError, WrongHitError
+from mmsb_torch.errors import (
+    CorruptStoreError,
+    InvalidMemoError,
+    StoreError,
+    UnsupportedError,
+    WrongHitError,
+)
 from mmsb_torch.graph.memo import randomness
 from mmsb_torch.graph.memo.flights import Flights
 from mmsb_torch.graph.memo.keys import Key, Keying, Refused, difference
@@ -123,7 +129,10 @@ class Memo:
     def _look(self, digest: str) -> Item | None:
         item = self.shelf.get(digest)
         if item is None and self.objects is not None:
-            found = self.objects.get(digest)
+            try:
+                found = self.objects.get(digest)
+            except (StoreError, UnsupportedError):  # what cannot be read is computed
+                found = None
             if found is not None:
                 tensors, texts = found
                 result = None if _RANDOM in texts else Result(tensors, texts)
