@@ -124,9 +124,9 @@ def compose(first: Delta, second: Delta) -> Delta:
         with torch.inference_mode(mode=False):
             return compose(first, second)
     a, b = first.region, second.region
-    if b.form is Form.ALL or a.form is Form.NONE:
+    if b.form is Form.ALL or _is_nothing(a):
         return _unless_nothing(second._replace(base_epoch=first.base_epoch))
-    if b.form is Form.NONE:
+    if _is_nothing(b):
         return _unless_nothing(_over(second, first, first.region, first.values))
     if a.form is Form.ALL:
         values = copy_of(first.values)
@@ -162,8 +162,14 @@ def compose_all(deltas: Sequence[Delta]) -> Delta:
             for delta in deltas[at:]:
                 apply(values, delta)
             found = _over(deltas[-1], found, found.region, values)
-        elif form is deltas[at].region.form and form in {Form.ROWS, Form.ELEMENTS}:
+        elif (
+            form is deltas[at].region.form
+            and form in {Form.ROWS, Form.ELEMENTS}
+            and not (found.region.empty or deltas[at].region.empty)
+        ):
             while stop < len(deltas) and deltas[stop].region.form is form:
+                if deltas[stop].region.empty:
+                    break
                 stop += 1
             found = _unless_nothing(
                 _over(deltas[stop - 1], found, *_overlay([found, *deltas[at:stop]]))
@@ -226,6 +232,10 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
 
 def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:
     return second._replace(base_epoch=first.base_epoch, region=region, values=values)
+
+
+def _is_nothing(region: Region) -> bool:
+    return region.empty and region.form is not Form.ALL
 
 
 def _unless_nothing(delta: Delta) -> Delta:
