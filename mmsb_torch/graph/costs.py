@@ -38,6 +38,10 @@ class Costs:
         """Note a run of some rows."""
         self._rows.setdefault(rows.bit_length(), deque(maxlen=3)).append(seconds)
 
+    def is_dear(self, rows: int, of: int) -> bool:
+        """Whether so many rows take longer than what is done beside them."""
+        return (self.full or 0.0) * rows / of > _OVERHEAD
+
     def saved(self, seconds: float) -> float:
         """What a run that took `seconds` saved against one in full; never less than nothing."""
         return max((self.full or 0.0) - seconds, 0.0)

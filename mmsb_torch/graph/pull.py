@@ -220,6 +220,7 @@ class Pull(Look):
         engine.counts.ran(node.outcome)
         if engine.router.events.listening:
             fields = {"page": node.name, "tx": self.tx, "what": what, "region": str(region)}
+            fields |= {"engine": node.outcome.engine, "rows": node.outcome.rows}
             self.told.append((EventType.RECOMPUTED, {**fields, "seconds": run.seconds}))
 
     def _note_reads(self, node: Node, frame: Frame) -> None:

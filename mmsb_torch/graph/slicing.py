@@ -6,7 +6,8 @@ compared before anybody relies on it. Then the changed rows are gathered, the us
 called on them, and what it gives is merged into the value: nothing is kept between edits.
 
 Rows are computed at least `rows_threshold` at a time, so that they have the bits they would have
-among all the others.
+among all the others. Fewer are tried once beside as many as that; if the bits are the same, so many
+are computed alone from then on.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Part(NamedTuple):
     """int64 [n], sorted."""
     computed: Tensor
     """The rows to compute: those, and as many more as it takes."""
+    trial: bool = False
+    """Find out whether the others were needed."""
 
 
 class Slicing:
@@ -49,11 +52,12 @@ class Slicing:
         costs: what runs took.
         follows: positions of the inputs whose rows the result's rows follow; None: not looked at.
         least: how many rows to compute at least; 0: no sample was compared yet.
+        fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
         exact: rows computed apart have the bits of the whole; else they are equal up to rounding.
         why_not: why the value is made in full.
     """
 
-    __slots__ = ("_node", "_recipe", "costs", "exact", "follows", "least", "why_not")
+    __slots__ = ("_node", "_recipe", "costs", "exact", "fewer", "follows", "least", "why_not")
 
     def __init__(self, node: Node, recipe: Recipe) -> None:
         self._node = node
@@ -61,6 +65,7 @@ class Slicing:
         self.costs = Costs()
         self.follows: frozenset[int] | None = None
         self.least = 0
+        self.fewer: dict[int, bool] = {}
         self.exact = True
         self.why_not: str | None = None
         if recipe.rows is False:
@@ -95,32 +100,40 @@ class Slicing:
             if not self.follows or self.least == 0:
                 return None
         count, of_all = edits.rows.numel(), whole.shape[0]
-        size = max(count, self.least)
+        size = count if self.fewer.get(count) else max(count, self.least)
         if size >= of_all or not self.costs.favour_rows(size, of_all):
             self.why_not = f"{count:,} of {of_all:,} rows changed: all are as fast"
             return None
         self.why_not = None
-        return Part(edits.rows, _padded(edits.rows, size))
+        trial = size > count and count not in self.fewer and self.costs.is_dear(size, of_all)
+        return Part(edits.rows, _padded(edits.rows, size), trial)
 
     def run(self, pull: Pull, part: Part, frame: Frame, whole: Tensor) -> Tensor:
         """Call the recipe on some rows of the inputs that its rows follow, and on the others whole.
 
         `whole` is a value in full, which what comes back is a part of.
         """
-        given, follows = [], self.follows or frozenset()
-        for place, entry in enumerate(self._recipe.inputs):
-            value = pull.value(entry)
-            given.append(take_rows(value, part.computed) if place in follows else value)
-            del value
-        result = pull.engine.runner.run(self._recipe, given, frame)
         count = part.computed.numel()
+        result = self._call(pull, part.computed, frame)
         if (result.dtype, result.device) != (whole.dtype, whole.device) or result.shape != (
             count,
             *whole.shape[1:],
         ):
             found = f"{str(result.dtype).removeprefix('torch.')}{list(result.shape)}"
             raise self._error(f"given {count} rows of its inputs it returned {found}")
-        return result[: part.rows.numel()]
+        result = result[: part.rows.numel()]
+        if part.trial:
+            alone = self._call(pull, part.rows, frame)
+            self.fewer[part.rows.numel()] = same_bits(alone, result)
+        return result
+
+    def _call(self, pull: Pull, rows: Tensor, frame: Frame) -> Tensor:
+        given, follows = [], self.follows or frozenset()
+        for place, entry in enumerate(self._recipe.inputs):
+            value = pull.value(entry)
+            given.append(take_rows(value, rows) if place in follows else value)
+            del value
+        return pull.engine.runner.run(self._recipe, given, frame)
 
     def computed(self, pull: Pull, value: Tensor, seconds: float) -> None:
         """Note what a run in full took, and look at what the user said of its rows.
