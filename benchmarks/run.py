@@ -14,6 +14,7 @@ import bench_log
 import bench_memo
 import bench_merge
 import bench_record
+import bench_rows
 import bench_update
 import torch
 from rich.console import Console
@@ -22,6 +23,7 @@ TABLES = {
     "update": bench_update.table,
     "merge": bench_merge.table,
     "graph": bench_graph.table,
+    "rows": bench_rows.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
     "log": bench_log.states,

@@ -42,6 +42,10 @@ class Costs:
         """Whether so many rows take longer than what is done beside them."""
         return (self.full or 0.0) * rows / of > _OVERHEAD
 
+    def promise(self, rows: int, of: int) -> float:
+        """Seconds that running `rows` rows of `of` is expected to save."""
+        return max((self.full or 0.0) * (1 - _DEARER * rows / of) - _OVERHEAD, 0.0) if of else 0.0
+
     def saved(self, seconds: float) -> float:
         """What a run that took `seconds` saved against one in full; never less than nothing."""
         return max((self.full or 0.0) - seconds, 0.0)

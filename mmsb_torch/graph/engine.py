@@ -16,6 +16,7 @@ from mmsb_torch.graph.flights import Flights
 from mmsb_torch.graph.look import Look
 from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.past import Past
+from mmsb_torch.graph.plans import Plans
 from mmsb_torch.graph.pull import Pull
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
@@ -74,6 +75,7 @@ class Engine:
         self.topology = Topology(lambda node: Look(self).is_right(node))
         self.runner = Runner(router, device or torch.get_default_device())
         self.flights = Flights(self.topology.lock)
+        self.plans = Plans()
         self.world = 0
         """Moves when code changed: quick checks made before no longer count."""
         self.declarations = 0

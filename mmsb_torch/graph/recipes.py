@@ -81,6 +81,8 @@ class CallRecipe(Recipe):
         self._count = len(positional)
         self._keywords = dict(keywords)
         self._constants = dict(constants)
+        self.form = _digest(definition.digest, str(self._count), *keywords)
+        """Code and constants, and how values are bound: the same for other pages."""
         binding = [*(entry.info.id for entry in positional), "|"]
         binding += [f"{name}={entry.info.id}" for name, entry in keywords.items()]
         self.digest = _digest(definition.digest, *map(str, binding))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -105,30 +106,37 @@ class Runner:
             RecipeError: it returned no dense tensor.
             Written: somebody wrote into what it was given to read.
         """
-        here, recipes = self._here, self._recipes
         given = [
             frame.hand(entry, value) for entry, value in zip(recipe.inputs, values, strict=True)
         ]
-        before, here.frame = here.frame, frame
-        peeked, recipes.peeked = recipes.peeked, False
-        recipes.depth += 1
         try:
-            with nullcontext() if is_plain() else self.plain():
+            with self.inside(frame):
                 result = adopt(dense_result(recipe.run(given), frame.node.name))
         except (Exception, Restart) as error:
             written = frame.written()
             if written:
                 raise Written(written) from error
             raise
+        written = frame.written()
+        if written:
+            raise Written(written)
+        return result
+
+    @contextmanager
+    def inside(self, frame: Frame) -> Iterator[None]:
+        """While a recipe, or something that calls it, is at work: its reads go to `frame`."""
+        here, recipes = self._here, self._recipes
+        before, here.frame = here.frame, frame
+        peeked, recipes.peeked = recipes.peeked, False
+        recipes.depth += 1
+        try:
+            with nullcontext() if is_plain() else self.plain():
+                yield
         finally:
             frame.peeked = frame.peeked or recipes.peeked
             recipes.depth -= 1
             recipes.peeked = peeked
             here.frame = before
-        written = frame.written()
-        if written:
-            raise Written(written)
-        return result
 
 
 def dense_result(result: object, name: str) -> Tensor:

@@ -21,6 +21,7 @@ from mmsb_torch.device import rows_threshold, same_bits, take_rows
 from mmsb_torch.errors import MMSBError, NotRowwiseError
 from mmsb_torch.graph.costs import Costs
 from mmsb_torch.graph.failures import said
+from mmsb_torch.graph.recipes import CallRecipe, Recipe
 from mmsb_torch.graph.running import Frame
 from mmsb_torch.graph.sample import choose, compare
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mmsb_torch.graph.edits import Edits
     from mmsb_torch.graph.node import Node
     from mmsb_torch.graph.pull import Pull
-    from mmsb_torch.graph.recipes import Recipe
 
 _MORE = 4
 """Rows differ by rounding only if they do in this many times the threshold, too."""
@@ -57,7 +57,18 @@ class Slicing:
         why_not: why the value is made in full.
     """
 
-    __slots__ = ("_node", "_recipe", "costs", "exact", "fewer", "follows", "least", "why_not")
+    __slots__ = (
+        "_node",
+        "_promise",
+        "_recipe",
+        "_sizes",
+        "costs",
+        "exact",
+        "fewer",
+        "follows",
+        "least",
+        "why_not",
+    )
 
     def __init__(self, node: Node, recipe: Recipe) -> None:
         self._node = node
@@ -68,6 +79,10 @@ class Slicing:
         self.fewer: dict[int, bool] = {}
         self.exact = True
         self.why_not: str | None = None
+        self._promise = 0.0
+        """Seconds that edits seen so far would have saved."""
+        self._sizes: tuple[int, int | None] = (1, None)
+        """Numbers of rows that the recipe was proved for."""
         if recipe.rows is False:
             self.never("it was declared with rows=False")
 
@@ -88,7 +103,10 @@ class Slicing:
         """
         whole, recipe = self._node.entry.value, self._recipe
         if self.follows is None:
-            self._look(pull, whole)
+            if recipe.rows is None:
+                self._prove(pull, whole, edits)
+            else:
+                self._look(pull, whole)
         if not self.follows:
             return None
         if not edits.inputs <= self.follows:
@@ -101,11 +119,18 @@ class Slicing:
                 return None
         count, of_all = edits.rows.numel(), whole.shape[0]
         size = count if self.fewer.get(count) else max(count, self.least)
+        if not self._sizes[0] <= size <= (self._sizes[1] or size):
+            self.why_not = f"{count:,} rows changed, and what was proved holds for {self._sizes}"
+            return None
         if size >= of_all or not self.costs.favour_rows(size, of_all):
             self.why_not = f"{count:,} of {of_all:,} rows changed: all are as fast"
             return None
         self.why_not = None
-        trial = size > count and count not in self.fewer and self.costs.is_dear(size, of_all)
+        trial = (
+            size > count >= self._sizes[0]
+            and count not in self.fewer
+            and self.costs.is_dear(size, of_all)
+        )
         return Part(edits.rows, _padded(edits.rows, size), trial)
 
     def run(self, pull: Pull, part: Part, frame: Frame, whole: Tensor) -> Tensor:
@@ -147,11 +172,9 @@ class Slicing:
             self._check(pull, value, None)
 
     def _look(self, pull: Pull, whole: Tensor) -> None:
-        """Find out which inputs the rows follow."""
+        """Take the user's word for which inputs the rows follow."""
         said, inputs = self._recipe.rows, self._recipe.inputs
-        if not said:
-            self.never("it was not declared with rows=True")
-            return
+        assert said
         if whole.dim() == 0:
             raise self._error("its result is 0-dim")
         count = whole.shape[0]
@@ -161,29 +184,56 @@ class Slicing:
             names = ", ".join(repr(inputs[place].info.name) for place in sorted(follows))
             raise self._error(f"its result has {count} rows, and {names or 'no input'} has not")
 
+    def _prove(self, pull: Pull, whole: Tensor, edits: Edits) -> None:
+        """Find out from the recipe's graph which inputs the rows follow, if that promises to pay."""
+        plans, recipe, node = pull.engine.plans, self._recipe, self._node
+        if not isinstance(recipe, CallRecipe):
+            self.never("it is no plain function")
+            return
+        self._promise += self.costs.promise(edits.rows.numel(), len(whole))
+        if self._promise < plans.seconds:
+            return
+        frame = Frame(pull, node)
+        values = [pull.value(entry) for entry in recipe.inputs]
+        with pull.engine.runner.inside(frame):
+            plan = plans.of(recipe, values, whole, sorted(edits.inputs))
+        if isinstance(plan, str) or plan.why_not is not None:
+            self.never(plan if isinstance(plan, str) else str(plan.why_not))
+        elif frame.reads or frame.peeked:
+            self.never("it reads pages that it was not declared with")
+        else:
+            self.follows, self._sizes = plan.follows, (plan.least, plan.most)
+
     def _check(self, pull: Pull, whole: Tensor, changed: Tensor | None) -> None:
         """Compare some rows computed apart with those of `whole`, which is right but for `changed`.
 
         Raises:
             NotRowwiseError: they differ by more than rounding.
         """
-        first = rows_threshold(whole.device)
+        first = max(rows_threshold(whole.device), self._sizes[0])
         few = min(first, whole.shape[0] // 2)
         for size in (few, first * _MORE):
             sample = choose(size, whole.shape[0], changed) if size else None
             if sample is None:
                 break
             rows = sample.to(whole.device)
-            apart = self._apart(pull, rows, whole)
+            try:
+                apart = self._apart(pull, rows, whole)
+            except NotRowwiseError as error:
+                if self._recipe.rows is None:  # it was proved, so the proof is at fault
+                    self.never(f"its graph says that it is row-wise, and a sample not: {error}")
+                    return
+                raise
             if apart is None:
                 return
             equal = same_bits(apart, take_rows(whole, rows))
             far = compare(apart, whole, rows)
             if not equal and not far.rounding:
-                raise self._error(
-                    f"row {far.row} is another one when it is computed among {size} rows than "
-                    f"among {whole.shape[0]}"
-                )
+                what = f"row {far.row} is another one among {size} rows than among {len(whole)}"
+                if self._recipe.rows is None:
+                    self.never(f"its graph says that it is row-wise, and a sample not: {what}")
+                    return
+                raise self._error(f"{what} when it is computed")
             if size >= first:
                 self.least, self.exact = size, equal
             if equal:
