@@ -84,6 +84,10 @@ class RecipeError(MMSBError, RuntimeError):
     """A recipe raised or returned something that is no dense tensor; its page stays stale."""
 
 
+class NotRowwiseError(RecipeError):
+    """A recipe was declared row-wise, and rows computed apart are not those of the whole."""
+
+
 class RecipeNotLoadedError(MMSBError, LookupError):
     """A stale derived page was read, and its recipe has not been declared in this process."""
 

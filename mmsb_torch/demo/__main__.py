@@ -75,15 +75,14 @@ def work(out: Path, count: int) -> None:
     memory = mmsb.open(out / _STORE)
     pipeline = build(memory, tokenizer, model, texts)
     steps = []
-    shards = len(pipeline.shards)
     with watching(pipeline) as watcher:
-        with show.progress("first run", 2 * shards) as tick:
-            steps.append(run_step(pipeline, watcher, "first run", lambda: mark(memory), tick))
+        with show.progress("first run, and again to compare"):
+            steps.append(run_step(pipeline, watcher, "first run", lambda: mark(memory)))
         _show_matches(pipeline, texts)
         for title, act in edits(pipeline, texts):
             show.heading(title)
-            with show.progress("everything again, to compare", shards) as tick:
-                steps.append(run_step(pipeline, watcher, title, act, tick))
+            with show.progress("everything again, to compare"):
+                steps.append(run_step(pipeline, watcher, title, act))
             show.say(_indented(steps[-1].why))
     show.console.print(show.table(steps))
     picture = memory.graph.save(out / _PICTURE)

@@ -25,6 +25,8 @@ from mmsb_torch.errors import UnsupportedError
 
 WIDTH = 384
 """Numbers in one embedding."""
+STEP = 16
+"""Rows are cut to a multiple of this many tokens, by their own length alone."""
 
 _OFFLINE = "HF_HUB_OFFLINE"
 _one_at_a_time = threading.Lock()  # loading sets process-wide switches; tokenizers refuse to share
@@ -46,9 +48,9 @@ class Tokenizer(Protocol):
 class SentenceEncoder(nn.Module):
     """Token ids to sentence embeddings: backbone, mean over the tokens, unit length.
 
-    A row's embedding does not depend on the rows around it beyond float rounding (1e-6), nor on
-    how many columns of padding follow it. The module is frozen and in eval mode, so it can be
-    called under `no_grad` or not, and from several threads at once.
+    A row's embedding does not depend on the rows around it, bit for bit: rows share a batch only with
+    rows of like length, whose padding they bring along themselves. The module is frozen and in eval
+    mode, so it can be called under `no_grad` or not, and from several threads at once.
 
     Args:
         backbone: a Hugging Face encoder: `backbone(input_ids=, attention_mask=)` gives
@@ -85,14 +87,12 @@ class SentenceEncoder(nn.Module):
         present = ids != self.pad
         columns = torch.arange(1, ids.shape[1] + 1, device=ids.device)
         lengths = (present * columns).amax(1) if ids.numel() else ids.new_zeros(len(ids))
-        # Rows of like length share a batch, so that little padding is computed.
-        order = lengths.argsort(stable=True)
-        order = order[lengths[order] > 0]
+        lengths = (lengths + STEP - 1) // STEP * STEP
         out = torch.zeros(len(ids), self._width(), device=ids.device)
-        for start in range(0, len(order), self.batch):
-            rows = order[start : start + self.batch]
-            longest = int(lengths[rows[-1]])
-            out[rows] = self._embed(ids[rows, :longest], present[rows, :longest])
+        for length in lengths.unique().tolist():
+            for rows in (lengths == length).nonzero().view(-1).split(self.batch):
+                if length:
+                    out[rows] = self._embed(ids[rows, :length], present[rows, :length])
         return out
 
     def _embed(self, ids: Tensor, present: Tensor) -> Tensor:

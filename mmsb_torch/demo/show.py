@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mmsb_torch.demo.story import Step, Ticker
+from mmsb_torch.demo.story import Step
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Ticker]:
-    """A bar on the terminal; nothing where there is none."""
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+def progress(title: str) -> Iterator[None]:
+    """A bar that moves, and the time, on the terminal; nothing where there is none."""
+    columns = (TextColumn("  {task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        bar.add_task(title, total=None)
+        yield
 
 
 def heading(text: str) -> None:
@@ -41,12 +36,10 @@ def say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def pages(names: Sequence[str]) -> str:
-    """Page names, shards counted."""
-    shards = [name for name in names if "/" in name]
-    rest = [name for name in names if "/" not in name]
-    shown = [f"{len(shards)} shards"] if len(shards) > 2 else shards
-    return ", ".join([*shown, *rest]) or "nothing"
+def pages(recomputed: Mapping[str, int]) -> str:
+    """Page names, with the number of rows that were computed."""
+    named = [f"{name} ({rows} rows)" if rows else name for name, rows in recomputed.items()]
+    return ", ".join(named) or "nothing"
 
 
 def table(steps: Sequence[Step]) -> Table:
@@ -61,7 +54,7 @@ def table(steps: Sequence[Step]) -> Table:
         shown.add_row(
             step.title,
             pages(step.recomputed),
-            pages(stopped),
+            ", ".join(stopped) or "nothing",
             str(step.kept),
             f"{step.seconds * 1e3:.1f} ms",
             f"{step.full_seconds:.2f} s",

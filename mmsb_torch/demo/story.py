@@ -11,7 +11,6 @@ from mmsb_torch.demo.pipeline import Pipeline
 from mmsb_torch.device import same_bits
 from mmsb_torch.types import Event, EventType
 
-Ticker = Callable[[], None]
 EDITS = {
     3: "A generator expression yields its values lazily, one at a time.",
     4: "Keyword arguments are given by name when a function is called.",
@@ -25,7 +24,8 @@ class Step(NamedTuple):
     """One line of the demo's table."""
 
     title: str
-    recomputed: list[str]
+    recomputed: dict[str, int]
+    """Pages, and how many of their rows were computed (0: in full)."""
     unchanged: list[str]
     cut_off: list[str]
     kept: int
@@ -38,17 +38,14 @@ class Step(NamedTuple):
 class Watcher:
     """Listens to a memory and notes what each step recomputed and cut off."""
 
-    def __init__(self, pipeline: Pipeline, tick: Ticker) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self._seen: list[Event] = []
-        self._tick = tick
         self.end = pipeline.memory.subscribe(
             self._note, [EventType.RECOMPUTED, EventType.CUT_OFF, EventType.STALE]
         )
 
     def _note(self, event: Event) -> None:
         self._seen.append(event)
-        if event.type is EventType.RECOMPUTED:
-            self._tick()
 
     def take(self) -> list[Event]:
         """What was noted since the last call."""
@@ -56,13 +53,7 @@ class Watcher:
         return seen
 
 
-def run_step(
-    pipeline: Pipeline,
-    watcher: Watcher,
-    title: str,
-    act: Callable[[], object],
-    tick: Ticker = lambda: None,
-) -> Step:
+def run_step(pipeline: Pipeline, watcher: Watcher, title: str, act: Callable[[], object]) -> Step:
     """Edit, read the result, then compute everything from scratch and compare bit for bit."""
     watcher.take()
     act()
@@ -72,14 +63,14 @@ def run_step(
     events = watcher.take()
     why = str(pipeline.memory.why(pipeline.top))
     began = time.perf_counter()
-    expected = pipeline.from_scratch(tick)
+    expected = pipeline.from_scratch()
     full_seconds = time.perf_counter() - began
     equal = all(same_bits(pipeline.memory[name].tensor, v) for name, v in expected.items())
     by = {kind: [e.fields for e in events if e.type is kind] for kind in EventType}
     ran = by[EventType.RECOMPUTED]
     return Step(
         title,
-        [f["page"] for f in ran],
+        {f["page"]: f["rows"] for f in ran},
         [f["page"] for f in ran if f["what"] == "unchanged"],
         [f["page"] for f in by[EventType.CUT_OFF]],
         len(expected) - len(ran),
@@ -97,7 +88,7 @@ def edits(pipeline: Pipeline, sentences: list[str]) -> Iterator[tuple[str, Calla
     far = int(pipeline.scores.tensor.argmin())
 
     def nothing() -> None:
-        pipeline.memory.update(pipeline.shards[0], pipeline.shards[0].read(rows=[0]), rows=[0])
+        pipeline.memory.update(pipeline.ids, pipeline.ids.read(rows=[0]), rows=[0])
 
     yield "edit the query", lambda: pipeline.ask("What is a coroutine?", "ask")
     yield f"edit {len(chosen)} sentences", lambda: pipeline.edit(chosen, "reword")
@@ -107,9 +98,9 @@ def edits(pipeline: Pipeline, sentences: list[str]) -> Iterator[tuple[str, Calla
 
 
 @contextmanager
-def watching(pipeline: Pipeline, tick: Ticker = lambda: None) -> Iterator[Watcher]:
+def watching(pipeline: Pipeline) -> Iterator[Watcher]:
     """A watcher for the length of a block."""
-    watcher = Watcher(pipeline, tick)
+    watcher = Watcher(pipeline)
     try:
         yield watcher
     finally:

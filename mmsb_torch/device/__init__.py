@@ -2,7 +2,7 @@
 
 `merge` changes a tensor under a mask, `words` shows any dtype as integers, `packing` packs masks,
 `compare` tells bits apart, `allocation` takes memory for large tensors, `storage` tells whether somebody else holds a tensor's memory,
-`location` resolves where pages live, `ops` registers the merges with torch's dispatcher.
+`threshold` how many rows make a product's rows independent of their number, `location` resolves where pages live, `ops` registers the merges with torch's dispatcher.
 """
 
 from mmsb_torch.device.allocation import empty
@@ -17,6 +17,7 @@ from mmsb_torch.device.merge import (
 from mmsb_torch.device.ops import LIBRARY
 from mmsb_torch.device.packing import pack_mask, unpack_mask
 from mmsb_torch.device.storage import held_elsewhere, is_own_memory
+from mmsb_torch.device.threshold import rows_threshold
 from mmsb_torch.device.words import (
     copy_of,
     fill,
@@ -47,6 +48,7 @@ __all__ = [
     "pack_mask",
     "require_dense",
     "resolve_device",
+    "rows_threshold",
     "same_bits",
     "take_rows",
     "unpack_mask",

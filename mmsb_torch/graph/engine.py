@@ -14,7 +14,7 @@ from torch import Tensor
 from mmsb_torch.graph.failures import Overtaken, Restart, said
 from mmsb_torch.graph.flights import Flights
 from mmsb_torch.graph.look import Look
-from mmsb_torch.graph.node import Node
+from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.pull import Pull
 from mmsb_torch.graph.running import Runner
@@ -29,7 +29,16 @@ _CHASES = 3
 class Counts:
     """How often the engine did what, since the memory was opened."""
 
-    __slots__ = ("cut_off", "failed", "recomputed", "seconds", "unchanged")
+    __slots__ = (
+        "cut_off",
+        "failed",
+        "recomputed",
+        "rows",
+        "saved",
+        "seconds",
+        "sliced",
+        "unchanged",
+    )
 
     def __init__(self) -> None:
         self.recomputed = 0
@@ -37,12 +46,20 @@ class Counts:
         self.cut_off = 0
         self.failed = 0
         self.seconds = 0.0
+        self.sliced = 0
+        """Of those recomputed: on some rows only."""
+        self.rows = 0
+        """So many rows, all together."""
+        self.saved = 0.0
 
-    def ran(self, seconds: float, *, unchanged: bool) -> None:
+    def ran(self, outcome: Outcome) -> None:
         """Count a recipe that ran."""
         self.recomputed += 1
-        self.unchanged += unchanged
-        self.seconds += seconds
+        self.unchanged += outcome.what == "unchanged"
+        self.seconds += outcome.seconds
+        self.sliced += outcome.engine == "slice"
+        self.rows += outcome.rows
+        self.saved += outcome.saved
 
 
 class Engine:

@@ -59,6 +59,14 @@ class Why:
     rows: str | None = None
     """What differs from the value before."""
     inputs: tuple[str, ...] = field(default=())
+    engine: str = "full"
+    """How it was last computed: "full", or "slice": its function ran on the changed rows only."""
+    computed_rows: int = 0
+    """How many rows changed behind it, if it was computed by rows."""
+    saved: float = 0.0
+    """Seconds less than a run in full takes."""
+    in_full: str | None = None
+    """Why it was computed in full, if rows could have done or were asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """The answer as plain data: `through` names pages that `behind` describes."""
@@ -103,6 +111,11 @@ class Why:
         rows = f", changed {self.rows}" if self.rows and self.what != "unchanged" else ""
         before, after = _PHRASES.get(self.what, (self.what, ""))
         lines = [f"{indent}{self.page!r} is {self.status}: {before}{cost}{rows}{after}"]
+        if self.engine != "full":
+            saved = f", {self.saved * 1e3:.2f} ms saved" if self.saved else ""
+            lines.append(f"{indent}  by {self.engine}: {self.computed_rows:,} rows{saved}")
+        elif self.in_full:
+            lines.append(f"{indent}  in full: {self.in_full}")
         if self.reason:
             lines.append(f"{indent}  because {self.reason}")
         lines += [f"{indent}  because {edit}" for edit in self.edits]
@@ -144,8 +157,10 @@ def _explain(look: Look, node: Node, told: dict[int, Why]) -> Why:
     before = dict(zip(node.inputs, node.seen, strict=False))
     untracked = node.recipe.untracked if node.recipe is not None else ()
     moving = node.seen != tuple(entry.content for entry in node.inputs)
+    how: tuple[str, int, float, str | None] = ("full", 0, 0.0, None)
     if outcome is not None and (state in {"fresh", "failed"} or (untracked and not moving)):
         what, reason, seconds = outcome.what, outcome.reason, outcome.seconds
+        how = (outcome.engine, outcome.rows, outcome.saved, outcome.in_full)
         rows = str(outcome.region) if outcome.region is not None else None
         moved = outcome.moved() if state != "failed" else _pending(node)
     else:
@@ -172,7 +187,9 @@ def _explain(look: Look, node: Node, told: dict[int, Why]) -> Why:
                 e for e in _edits(engine, entry, before.get(entry, 0)) if e.source != "create"
             ]
     inputs = tuple(entry.info.name for entry in node.inputs)
-    return Why(node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs)
+    return Why(
+        node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs, *how
+    )
 
 
 def _pending(node: Node) -> dict[str, int]:

@@ -12,6 +12,7 @@ from mmsb_torch.types import Region
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.recipes import Recipe
+    from mmsb_torch.graph.slicing import Slicing
 
 Check = Callable[[], str | None]
 """Says what changed in the code that a value depends on, or None."""
@@ -36,6 +37,14 @@ class Outcome(NamedTuple):
     seconds: float
     region: Region | None
     """What differs from the value before."""
+    engine: str = "full"
+    """How the value was made: "full", or "slice" (the recipe ran on some rows)."""
+    rows: int = 0
+    """How many rows changed behind it, if it was made by rows."""
+    saved: float = 0.0
+    """Seconds less than the last runs in full took."""
+    in_full: str | None = None
+    """Why it was made in full, where rows might have done."""
 
     @classmethod
     def without_run(cls, what: str, tx: int, reason: str | None = None) -> Outcome:
@@ -106,6 +115,7 @@ class Node:
         "seen",
         "seen_of",
         "settings",
+        "slicing",
         "topology",
         "world",
     )
@@ -134,6 +144,8 @@ class Node:
         self.world = -1
         self.error: Exception | None = None
         self.outcome: Outcome | None = None
+        self.slicing: Slicing | None = None
+        """What is known of the value's rows."""
         self.cone: Cone | None = None
         self.topology = -1
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mmsb_torch.errors import MMSBError
+from mmsb_torch.graph.edits import Edits, edits
 from mmsb_torch.graph.failures import (
     Overtaken,
     Restart,
@@ -27,25 +28,15 @@ from mmsb_torch.graph.failures import (
 from mmsb_torch.graph.look import NEVER, Look
 from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.recipes import Recipe
-from mmsb_torch.graph.running import Frame, difference
+from mmsb_torch.graph.run import Run
+from mmsb_torch.graph.running import Frame
+from mmsb_torch.graph.slicing import Part, Slicing
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType, Spec
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.engine import Engine
-
-
-class Run(NamedTuple):
-    """A recipe's result on its way to publication."""
-
-    value: Tensor
-    digest: str
-    """What the code was when it began."""
-    code: str
-    """The same, or that it changed while it ran."""
-    reason: str | None
-    seconds: float
 
 
 class Pull(Look):
@@ -139,11 +130,11 @@ class Pull(Look):
             recipe = self._refresh(node, recipe, reason)
         if any(self.epochs.get(entry.info.id, -1) == -1 for entry in recipe.inputs):
             raise Restart  # declared anew, or an input made, since this pull looked
-        values = [self._value(entry) for entry in recipe.inputs]
         frame = Frame(self, node, private=node.id in self.engine.suspects)
-        began = time.perf_counter()
+        slicing, began = Slicing.of(node, recipe), time.perf_counter()
         try:
-            value = self.engine.runner.run(recipe, values, frame)
+            changed = edits(self, node, recipe, now) if reason is None else None
+            value, part = self._run(node, recipe, frame, changed)
         except Written as written:
             raise self._written(node, written.entries, frame) from written.__cause__
         except Exception as error:
@@ -159,7 +150,28 @@ class Pull(Look):
         # if its code changed while it ran, the value is right for this read only
         steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
-        self._publish(node, frame, Run(value, recipe.digest, code, reason, seconds))
+        self._publish(node, frame, Run(value, part, slicing, recipe.digest, code, reason, seconds))
+        if part is not None:
+            slicing.costs.ran_rows(part.computed.numel(), time.perf_counter() - began)
+
+    def _run(
+        self, node: Node, recipe: Recipe, frame: Frame, changed: Edits | None
+    ) -> tuple[Tensor, Part | None]:
+        """Run a recipe on the rows that changed, if that will do, else in full."""
+        slicing, began = Slicing.of(node, recipe), time.perf_counter()
+        part = None
+        if changed is not None and not frame.private:
+            part = slicing.part(self, changed)
+        if part is not None:
+            value = slicing.run(self, part, frame, node.entry.value)
+            if not frame.reads and not frame.peeked:
+                return value, part
+            slicing.never("it reads pages that it was not declared with")
+            raise Restart
+        values = [self.value(entry) for entry in recipe.inputs]
+        value = self.engine.runner.run(recipe, values, frame)
+        slicing.computed(self, value, time.perf_counter() - began)
+        return value, None
 
     def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
         """Take note of changed code: whoever depended on the old is looked at again."""
@@ -182,13 +194,19 @@ class Pull(Look):
         epochs = self.epochs
         now = tuple([frame.reads.get(e, epochs.get(e.info.id, NEVER)) for e in inputs])
         old = entry.tensor if entry.is_unwritten() else None
-        region = difference(old, run.value)
+        if run.part is not None and old is None:
+            raise Restart  # somebody wrote to what the rows belong to
+        region, values = run.change(old)
         what = "computed" if old is None else "recomputed"
         with engine.router.table.lock:
-            if old is not None and region.empty and Spec.of(run.value) == Spec.of(old):
+            if run.part is not None and not entry.is_unwritten():
+                raise Restart
+            if old is not None and region.empty and (run.part or Spec.of(values) == Spec.of(old)):
                 what = "unchanged"
+            elif run.part is None:
+                engine.router.publish(entry, values, region)
             else:
-                engine.router.publish(entry, run.value, region)
+                engine.router.publish_rows(entry, values, region)
             node.seen, node.seen_of = now, inputs
             node.code, node.settings, node.error = run.code, self.settings, None
             node.as_of, node.world = self.tx, self.world
@@ -196,10 +214,13 @@ class Pull(Look):
                 engine.world += 1
             epochs[node.id] = entry.epoch
         self._look(node)
-        node.outcome = Outcome(what, run.reason, inputs, before, now, self.tx, run.seconds, region)
-        engine.counts.ran(run.seconds, unchanged=what == "unchanged")
+        node.outcome = Outcome(
+            what, run.reason, inputs, before, now, self.tx, run.seconds, region, *run.how()
+        )
+        engine.counts.ran(node.outcome)
         if engine.router.events.listening:
             fields = {"page": node.name, "tx": self.tx, "what": what, "region": str(region)}
+            fields |= {"engine": node.outcome.engine, "rows": node.outcome.rows}
             self.told.append((EventType.RECOMPUTED, {**fields, "seconds": run.seconds}))
 
     def _note_reads(self, node: Node, frame: Frame) -> None:
@@ -209,7 +230,7 @@ class Pull(Look):
         if inputs != node.inputs:
             self.engine.topology.connect(node, inputs)
 
-    def _value(self, entry: Entry) -> Tensor:
+    def value(self, entry: Entry) -> Tensor:
         """A page's value at the moment, for a recipe to read; its epoch is known."""
         router = self.engine.router
         if not entry.info.derived:
@@ -244,7 +265,7 @@ class Pull(Look):
         if page in self.failed:
             raise self.failed[page]
         frame.reads[entry] = self.epochs[page]
-        return self._value(entry)
+        return self.value(entry)
 
     def _written(self, node: Node, entries: Sequence[Entry], frame: Frame) -> BaseException:
         """What a recipe was given to read was written into, by it or by somebody else.

@@ -11,8 +11,8 @@ import abc
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import xxhash
 from torch import Tensor, nn
@@ -37,6 +37,11 @@ class Recipe(abc.ABC):
     """What the recipe refers to that cannot be watched: such a recipe runs at every read."""
     changed: Callable[[], str | None]
     """What differs from `digest` now, or None. Called at every read: cheap."""
+    rows: bool | frozenset[int] | None = None
+    """Whether row i of the result follows row i of inputs, as the user said: of all that have as many
+    rows, or of those at the positions given. None: nothing was said."""
+    exact = False
+    """Rows are made apart only where that gives the same bits."""
 
     @abc.abstractmethod
     def refreshed(self) -> Recipe:
@@ -45,6 +50,13 @@ class Recipe(abc.ABC):
     @abc.abstractmethod
     def run(self, values: Sequence[Tensor]) -> object:
         """Call the user's function with the values of `inputs`."""
+
+
+class ByRows(NamedTuple):
+    """What the user said of a recipe's rows; see `Recipe`."""
+
+    rows: bool | frozenset[int] | None = None
+    exact: bool = False
 
 
 class CallRecipe(Recipe):
@@ -57,8 +69,10 @@ class CallRecipe(Recipe):
         keywords: Mapping[str, Entry],
         constants: Mapping[str, Any],
         definition: Definition,
+        by_rows: ByRows,
     ) -> None:
         self.function = function
+        self.rows, self.exact = by_rows
         self.definition = definition
         self.label = definition.label
         self.inputs = (*positional, *keywords.values())
@@ -79,6 +93,7 @@ class CallRecipe(Recipe):
             self._keywords,
             self._constants,
             define(self.function, self._constants),
+            ByRows(self.rows, self.exact),
         )
 
     def run(self, values: Sequence[Tensor]) -> object:
@@ -171,13 +186,18 @@ def bind(
     args: Sequence[Entry],
     keywords: Mapping[str, Any],
     table: Table,
+    *,
+    rows: object = None,
+    exact: object = False,
 ) -> CallRecipe:
     """Bind pages to the parameters of `function`.
 
     With no pages given, each parameter names a page; one that names none keeps its default.
+    `rows` is what `Memory.derive` takes.
 
     Raises:
-        InvalidRecipeError: not callable, or the arguments do not fit its signature.
+        InvalidRecipeError: not callable, the arguments do not fit its signature, or `rows` names
+            what is no input.
         PageNotFoundError: a parameter without a default names no page.
     """
     if not callable(function):
@@ -197,7 +217,34 @@ def bind(
             signature.bind(*args, **keywords)
         except TypeError as error:
             raise InvalidRecipeError(f"recipe {_name(function)}: {error}") from None
-    return CallRecipe(function, tuple(args), pages, constants, define(function, constants))
+    inputs = (*args, *pages.values())
+    by_rows = ByRows(_row_inputs(rows, inputs, (*("",) * len(args), *pages)), bool(exact))
+    return CallRecipe(function, tuple(args), pages, constants, define(function, constants), by_rows)
+
+
+def _row_inputs(
+    rows: object, inputs: Sequence[Entry], parameters: Sequence[str]
+) -> bool | frozenset[int] | None:
+    """What `rows=` says, with positions for the names of pages or parameters."""
+    if rows is None or isinstance(rows, bool):
+        return rows
+    names = [item.info.name for item in inputs]
+    wanted = [rows] if isinstance(rows, str) else rows
+    if not isinstance(wanted, Collection) or not wanted:
+        raise InvalidRecipeError(
+            f"rows= is True, False, or the names of inputs whose rows the result follows: {rows!r}"
+        )
+    found: set[int] = set()
+    pairs = list(zip(names, parameters, strict=True))
+    for name in wanted:
+        places = {place for place, pair in enumerate(pairs) if name in pair}
+        if not places:
+            known = ", ".join(map(repr, names)) or "none"
+            raise InvalidRecipeError(
+                f"rows= names {name!r}: expected inputs of the recipe ({known})"
+            )
+        found |= places
+    return frozenset(found)
 
 
 _defined: weakref.WeakValueDictionary[int, Definition] = weakref.WeakValueDictionary()

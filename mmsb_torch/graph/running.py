@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import (
-    changed_rows,
     copy_of,
     is_own_memory,
     require_dense,
-    same_bits,
 )
 from mmsb_torch.errors import RecipeError
 from mmsb_torch.graph.failures import Restart, Written
@@ -22,7 +20,6 @@ from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.instrumentation.context import is_plain, plain_torch
 from mmsb_torch.runtime.state import Entry, Router
-from mmsb_torch.types import Region
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.engine import Engine
@@ -164,13 +161,3 @@ def adopt(value: Tensor) -> Tensor:
     ):
         return value
     return copy_of(value)
-
-
-def difference(old: Tensor | None, new: Tensor) -> Region:
-    """Where `new` differs from `old`, bit for bit, by rows; everything if it cannot be compared."""
-    shape = tuple(new.shape)
-    if old is None or old.dtype != new.dtype or old.shape != new.shape or old.device != new.device:
-        return Region.all(shape)
-    if new.dim() == 0 or new.numel() == 0:
-        return Region.none(shape) if same_bits(old, new) else Region.all(shape)
-    return Region.rows(shape, changed_rows(old, new))

@@ -36,11 +36,14 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
     name = options.pop("name", None)
     name = default_name(function) if name is None else making.check_name(name)
     metadata = options.pop("metadata", None)
+    rows, exact = options.pop("rows", None), options.pop("exact", False)
     if name is None:
         raise InvalidRecipeError(
             f"{function!r} suggests no page name: pass name=, as in mem.derive(f, page, name='y')"
         )
     if isinstance(function, Page):
+        if rows is not None or exact:
+            raise InvalidRecipeError("rows= and exact= are for functions: a graph runs in full")
         recipe = graphs.recipe(memory, function, args, options)
         return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
     inputs = tuple(memory._handles.entry(page) for page in args)  # noqa: SLF001
@@ -48,8 +51,18 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
         key: memory._handles.entry(value) if isinstance(value, Page) else value  # noqa: SLF001
         for key, value in options.items()
     }
-    bound = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
+    table = memory._router.table  # noqa: SLF001
+    bound = bind(function, inputs, keywords, table, rows=_named(rows), exact=exact)
     return memory._handles.of(declare(memory, name, bound, metadata))  # noqa: SLF001
+
+
+def _named(rows: Any) -> Any:
+    """`rows=` with names for pages."""
+    if isinstance(rows, Page):
+        return rows.name
+    if isinstance(rows, list | tuple | set | frozenset):
+        return [item.name if isinstance(item, Page) else item for item in rows]
+    return rows
 
 
 def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:

@@ -205,8 +205,18 @@ class Memory(Keeper):
 
         `@mem.derive` on a function whose parameters name pages; `mem.derive(f, page, ..., name=)`
         for any callable or nn.Module, pages (or their names) in the order of its parameters, or by
-        keyword; other keywords are constants. Options: `name` (the function's if left out),
-        `metadata`.
+        keyword; other keywords are constants.
+
+        Options:
+            name: the page's; the function's if left out.
+            metadata: plain data kept with the page.
+            rows: True if row i of the result depends on row i of the inputs that have as many rows,
+                and on nothing else in them; or the names of those inputs. A sample is compared.
+                False: always in full. Left out: it is proved from the function's graph, where that
+                is possible and promises to save more than it costs.
+            exact: make rows apart only where that gives the bits of the whole. Otherwise rows may
+                differ from those of the whole by rounding (`mem.why` says so), and what differs by
+                no more than that counts as equal.
 
         The page is computed when it is read, and again only when what it depends on changed:
         its inputs, bit for bit; its code and the helpers, globals and closures it refers to; the
@@ -216,6 +226,7 @@ class Memory(Keeper):
 
         Raises:
             InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
+            NotRowwiseError (when it is read): a sample shows that `rows` is not so.
         """
         return deriving.derive(self, function, args, options)
 

@@ -28,4 +28,7 @@ def statistics(engine: Engine) -> dict[str, Any]:
         "cut_off": counts.cut_off,
         "failed": counts.failed,
         "recompute_seconds": counts.seconds,
+        "sliced": counts.sliced,
+        "sliced_rows": counts.rows,
+        "saved_seconds": counts.saved,
     }

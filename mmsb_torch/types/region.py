@@ -119,6 +119,22 @@ class Region(NamedTuple):
             return self._index
         return self.mask().view(-1).nonzero().view(-1)
 
+    def touched_rows(self) -> Tensor | None:
+        """Sorted int64 entries of dimension 0 with anything inside; None if that is all, or 0-dim."""
+        if self.form is Form.ALL or not self.shape:
+            return None
+        if self.form is Form.NONE:
+            return torch.empty(0, dtype=torch.int64)
+        if self.form is Form.ROWS:
+            return self._index
+        rows: Tensor
+        if self.form is Form.ELEMENTS:
+            rows = torch.unique_consecutive(self._index // math.prod(self.shape[1:]))
+            return rows
+        mask = self._index if self.form is Form.MASK else self.mask()
+        rows = mask.view(mask.shape[0], -1).any(1).nonzero().view(-1)
+        return rows
+
     def union(self, *others: Region) -> Region:
         """Every element inside any of the regions, which have one shape."""
         parts = [region for region in (self, *others) if region.form is not Form.NONE]

@@ -33,12 +33,12 @@ def test_the_whole_demo_in_processes_of_its_own(tmp_path):
     assert "NO" not in text.replace("NOT", "")
     root = ET.parse(tmp_path / "graph.svg").getroot()
     assert root.tag.endswith("svg")
-    assert len(json.loads((tmp_path / "state.json").read_text())) == 2 * 2 + 5
+    assert len(json.loads((tmp_path / "state.json").read_text())) == 6
     names = set()
     for shard in (tmp_path / "demo.mmsb" / "checkpoints").glob("*/model-*.safetensors"):
         with safe_open(shard, "pt") as file:
             names.update(file.keys())
-    assert {"embeddings", "scores", "ids/00"} <= names
+    assert {"embeddings", "scores", "ids"} <= names
 
 
 def test_each_edit_recomputes_what_it_should_and_nothing_else():
@@ -53,11 +53,13 @@ def test_each_edit_recomputes_what_it_should_and_nothing_else():
             told = {title: run_step(made, watcher, title, act) for title, act in edits(made, texts)}
     assert all(step.equal for step in (first, *told.values()))
     assert first.kept == 0
-    assert told["edit the query"].recomputed[0] == "query"
-    assert not any("/" in page for page in told["edit the query"].recomputed)
-    assert "embedded/00" in told["edit 5 sentences"].recomputed
+    assert told["edit the query"].recomputed == {"query": 0, "scores": 0, "top": 0}
+    assert told["edit 5 sentences"].recomputed["embeddings"] == 5
     assert "query" not in told["edit 5 sentences"].recomputed
-    assert told["write the same again"].recomputed == []
-    assert "embedded/00" in told["write the same again"].cut_off
+    assert told["edit 1 far sentence"].recomputed["embeddings"] == 1
+    assert told["edit 1 far sentence"].unchanged == ["top"]
+    assert told["write the same again"].recomputed == {}
+    assert "embeddings" in told["write the same again"].cut_off
+    assert told["go back to the start"].recomputed["embeddings"] == 6
     assert "'query ids' edited" in told["edit the query"].why
     assert "restored" in told["go back to the start"].why

@@ -18,10 +18,12 @@ class Journal:
     checkpoint's cursor is kept exact. Not locked: the router writes under the table lock.
     """
 
-    __slots__ = ("_entries", "checkpoint", "pending")
+    __slots__ = ("_begin", "_entries", "checkpoint", "pending")
 
     def __init__(self, epoch: int = 0) -> None:
         self._entries: list[tuple[int, Region]] = []
+        self._begin = epoch
+        """It knows nothing of what led to this epoch."""
         self.checkpoint = epoch
         """The epoch that the last checkpoint holds."""
         self.pending = epoch
@@ -32,13 +34,16 @@ class Journal:
         entries = self._entries
         if entries and entries[-1][1].shape != region.shape:  # a derived page took a new shape
             entries.clear()
+            self._begin = epoch - 1
             region = Region.all(region.shape)
         entries.append((epoch, region))
         if len(entries) > _LONGEST:
             self._coalesce()
 
     def since(self, epoch: int, shape: tuple[int, ...]) -> Region:
-        """What changed after `epoch` in a page that now has `shape`."""
+        """What changed after `epoch` in a page that now has `shape`; everything if that is not known."""
+        if epoch < self._begin:
+            return Region.all(shape)
         parts = [region for at, region in self._entries if at > epoch]
         return Region.none(shape).union(*parts)
 

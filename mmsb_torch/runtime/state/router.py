@@ -231,6 +231,22 @@ class Router:
         entry.journal.add(entry.epoch, region)
         return delta
 
+    def publish_rows(self, entry: Entry, values: Tensor, region: Region) -> Delta:
+        """As `publish`, of rows: `values` [n, *shape[1:]] are those of `region` (form ROWS).
+
+        They are merged in place unless somebody holds the value.
+        """
+        delta = Delta(
+            next_delta_id(), entry.info.id, entry.epoch, region, values, time.time_ns(), "recompute"
+        )
+        target = entry.writable()
+        apply(target, delta)
+        entry.put(target, shared=False)
+        entry.epoch += 1
+        entry.content = entry.epoch
+        entry.journal.add(entry.epoch, region)
+        return delta
+
     def read(self, entry: Entry) -> Tensor:
         """A detached alias of a page's present value.
 
