@@ -112,6 +112,10 @@ class RecordingError(MMSBError, RuntimeError):
     """A recording cannot begin, end or be lifted like that."""
 
 
+class PlanError(MMSBError, RuntimeError):
+    """A function cannot be computed in parts (any more); run it in full."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

@@ -108,7 +108,7 @@ def capture(
     device = leaves[0].device if leaves else torch.device("cpu")
     for way in ways:
         try:
-            with plain_torch(device), _same_random_numbers():
+            with plain_torch(device), same_random_numbers():
                 source = _WAYS[way](flat, leaves, About(tree, [], default), dynamic or {})
                 ir = IR.of(source)
                 _check_pure(ir, leaves)
@@ -182,7 +182,7 @@ def _export(flat: _Flat, leaves: list[Tensor], about: About, dynamic: Dynamic) -
                 for index in range(len(leaves))
             ),
         )
-    with _quiet():
+    with quiet():
         program = torch.export.export(flat, tuple(leaves), dynamic_shapes=shapes, strict=False)
     bound: dict[str, Constant] = {}
     kinds = torch.export.graph_signature.InputKind
@@ -231,7 +231,7 @@ def _make_fx(flat: _Flat, leaves: list[Tensor], about: About, dynamic: Dynamic) 
         given = dict(zip(named, weights, strict=True))
         return torch.func.functional_call(flat, given, inputs)
 
-    with _quiet():
+    with quiet():
         tracer = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)
         traced = tracer(list(named.values()), *leaves)
     places = traced.graph.find_nodes(op="placeholder")
@@ -278,9 +278,9 @@ def _check_pure(ir: IR, leaves: list[Tensor]) -> None:
 
 def _check_exact(ir: IR, flat: _Flat, leaves: list[Tensor]) -> None:
     """Raise CaptureError unless function and graph give the same bits for these arguments."""
-    with _same_random_numbers():
+    with same_random_numbers():
         wanted = flat(*leaves)
-    with _same_random_numbers():
+    with same_random_numbers():
         found, tree = flatten(ir.run(leaves))
     if repr(tree) != repr(flat.outputs):
         raise CaptureError("its results come in other containers or with other numbers")
@@ -292,13 +292,13 @@ def _check_exact(ir: IR, flat: _Flat, leaves: list[Tensor]) -> None:
             )
 
 
-def _same_random_numbers() -> AbstractContextManager[None]:
+def same_random_numbers() -> AbstractContextManager[None]:
     """Puts torch's generators back as they were."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Tracers warn and log about what is reported in `refusals`, or does not concern the caller."""
     import logging  # noqa: PLC0415
 
