@@ -29,24 +29,30 @@ class Plans:
 
     def __init__(self) -> None:
         self._plans: dict[Hashable, Plan | str] = {}
-        self.seconds = 1.0
-        """What making a plan takes, as far as is known: the last one, half a second at least."""
+        self.seconds = 3.0
+        """What making a plan takes: at first with loading torch.export, then as the last one did."""
 
     def of(
-        self, recipe: CallRecipe, values: Sequence[Tensor], value: Tensor, changed: Sequence[int]
-    ) -> Plan | str:
-        """The plan of a recipe, made if it is not known, or why there is none.
+        self,
+        recipe: CallRecipe,
+        values: Sequence[Tensor],
+        value: Tensor,
+        changed: Sequence[int],
+        promise: float,
+    ) -> Plan | str | None:
+        """The plan of a recipe, or why there is none; None if making one would not pay yet.
 
         Args:
             recipe: a function with pages and constants bound; it runs on tensors without values.
             values: of its inputs.
             value: what it gave.
             changed: the inputs, by position, whose rows are edited.
+            promise: seconds that a plan would have saved so far.
         """
         specs = tuple(map(Spec.of, (*values, value)))
         key = recipe.form, specs, tuple(changed)
         plan = self._plans.get(key)
-        if plan is None:
+        if plan is None and promise >= self.seconds:
             if len(self._plans) >= _MOST:
                 self._plans.clear()
             plan = self._plans[key] = self._make(recipe, values, value, changed)

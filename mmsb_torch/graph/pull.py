@@ -151,8 +151,8 @@ class Pull(Look):
         steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
         self._publish(node, frame, Run(value, part, slicing, recipe.digest, code, reason, seconds))
-        if part is not None:
-            slicing.costs.ran_rows(part.computed.numel(), time.perf_counter() - began)
+        if part is not None and not part.trial:
+            slicing.costs.ran_rows(part.computed.numel(), time.perf_counter() - slicing.began)
 
     def _run(
         self, node: Node, recipe: Recipe, frame: Frame, changed: Edits | None

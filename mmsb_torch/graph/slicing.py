@@ -12,6 +12,7 @@ are computed alone from then on.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -50,6 +51,7 @@ class Slicing:
 
     Attributes:
         costs: what runs took.
+        began: when the last run of some rows began.
         follows: positions of the inputs whose rows the result's rows follow; None: not looked at.
         least: how many rows to compute at least; 0: no sample was compared yet.
         fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
@@ -62,6 +64,7 @@ class Slicing:
         "_promise",
         "_recipe",
         "_sizes",
+        "began",
         "costs",
         "exact",
         "fewer",
@@ -74,6 +77,7 @@ class Slicing:
         self._node = node
         self._recipe = recipe
         self.costs = Costs()
+        self.began = 0.0
         self.follows: frozenset[int] | None = None
         self.least = 0
         self.fewer: dict[int, bool] = {}
@@ -138,7 +142,7 @@ class Slicing:
 
         `whole` is a value in full, which what comes back is a part of.
         """
-        count = part.computed.numel()
+        count, self.began = part.computed.numel(), time.perf_counter()
         result = self._call(pull, part.computed, frame)
         if (result.dtype, result.device) != (whole.dtype, whole.device) or result.shape != (
             count,
@@ -191,12 +195,14 @@ class Slicing:
             self.never("it is no plain function")
             return
         self._promise += self.costs.promise(edits.rows.numel(), len(whole))
-        if self._promise < plans.seconds:
+        if not self._promise:
             return
         frame = Frame(pull, node)
         values = [pull.value(entry) for entry in recipe.inputs]
         with pull.engine.runner.inside(frame):
-            plan = plans.of(recipe, values, whole, sorted(edits.inputs))
+            plan = plans.of(recipe, values, whole, sorted(edits.inputs), self._promise)
+        if plan is None:
+            return
         if isinstance(plan, str) or plan.why_not is not None:
             self.never(plan if isinstance(plan, str) else str(plan.why_not))
         elif frame.reads or frame.peeked:
@@ -208,7 +214,7 @@ class Slicing:
         """Compare some rows computed apart with those of `whole`, which is right but for `changed`.
 
         Raises:
-            NotRowwiseError: they differ by more than rounding.
+            NotRowwiseError: they differ by more than rounding, and the user said they would not.
         """
         first = max(rows_threshold(whole.device), self._sizes[0])
         few = min(first, whole.shape[0] // 2)
@@ -216,24 +222,14 @@ class Slicing:
             sample = choose(size, whole.shape[0], changed) if size else None
             if sample is None:
                 break
-            rows = sample.to(whole.device)
             try:
-                apart = self._apart(pull, rows, whole)
+                equal = self._agrees(pull, sample.to(whole.device), whole)
             except NotRowwiseError as error:
-                if self._recipe.rows is None:  # it was proved, so the proof is at fault
-                    self.never(f"its graph says that it is row-wise, and a sample not: {error}")
-                    return
-                raise
-            if apart is None:
+                if self._recipe.rows is not None:
+                    raise
+                self.never(f"its graph says that it is row-wise, and a sample not: {error}")
+            if not self.follows:
                 return
-            equal = same_bits(apart, take_rows(whole, rows))
-            far = compare(apart, whole, rows)
-            if not equal and not far.rounding:
-                what = f"row {far.row} is another one among {size} rows than among {len(whole)}"
-                if self._recipe.rows is None:
-                    self.never(f"its graph says that it is row-wise, and a sample not: {what}")
-                    return
-                raise self._error(f"{what} when it is computed")
             if size >= first:
                 self.least, self.exact = size, equal
             if equal:
@@ -243,8 +239,25 @@ class Slicing:
             if self._recipe.exact:
                 self.never("rows computed apart differ from the whole in some bits (exact=True)")
 
-    def _apart(self, pull: Pull, rows: Tensor, whole: Tensor) -> Tensor | None:
-        """The recipe on a sample; None if it must not be run by rows. Draws no random numbers."""
+    def _agrees(self, pull: Pull, rows: Tensor, whole: Tensor) -> bool:
+        """Whether rows computed apart have the bits of the whole; else it is rounding.
+
+        Raises:
+            NotRowwiseError: they differ by more than that.
+        """
+        apart = self._apart(pull, rows, whole)
+        if same_bits(apart, take_rows(whole, rows)):
+            return True
+        far = compare(apart, whole, rows)
+        if not far.rounding:
+            raise self._error(
+                f"row {far.row} is another one when it is computed among {len(rows)} rows than "
+                f"among {len(whole)}"
+            )
+        return False
+
+    def _apart(self, pull: Pull, rows: Tensor, whole: Tensor) -> Tensor:
+        """The recipe on a sample; random numbers that it draws count as not drawn."""
         from mmsb_torch.graph.memo import randomness  # noqa: PLC0415 - loads when it is used
 
         before, saved = randomness.state(), randomness.save()
@@ -261,7 +274,7 @@ class Slicing:
         if randomness.state() != before:
             randomness.put_back(saved)
             self.never("it draws random numbers")
-        return result if self.follows else None
+        return result
 
     def never(self, why: str) -> None:
         """Make the value in full from now on, as long as its code is the same."""
