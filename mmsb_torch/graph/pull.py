@@ -32,6 +32,7 @@ from mmsb_torch.graph.run import Run
 from mmsb_torch.graph.running import Frame
 from mmsb_torch.graph.slicing import Part, Slicing
 from mmsb_torch.instrumentation.context import settings
+from mmsb_torch.instrumentation.identity import LEDGER
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType, Spec
 
@@ -148,7 +149,8 @@ class Pull(Look):
         node.peeked = frame.peeked
         self._note_reads(node, frame)
         # if its code changed while it ran, the value is right for this read only
-        steady = recipe.changed() is None and settings() == self.settings
+        with LEDGER.watching():  # weights: from now on a look at their flags will do
+            steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
         self._publish(node, frame, Run(value, part, slicing, recipe.digest, code, reason, seconds))
         if part is not None and not part.trial:
