@@ -26,6 +26,8 @@ class Form(enum.Enum):
     MASK = "mask"  # bool of the page's shape
     BITS = "bits"  # the same, packed: uint8 [ceil(numel / 8)]
 
+    __hash__ = object.__hash__  # by identity, as equality is: Enum's own is a call of Python
+
 
 class Region(NamedTuple):
     """A set of elements of a tensor of `shape`. Immutable; `index` must not be written.

@@ -7,6 +7,7 @@ before anybody may apply it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from mmsb_torch.types.spec import dtype_named
 
 OPS_KEY = "mmsb.ops"
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_NAMES = {form: form.value for form in Form}
 _VERSION = 1
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
@@ -47,18 +49,26 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
 def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[str, Tensor], str]:
     """What `encode` writes of a transaction: the tensors, and the text of "mmsb.ops"."""
     tensors: dict[str, Tensor] = {}
-    deltas = [_encode_delta(delta, names, tensors) for delta in transaction.deltas]
-    ops = {
-        "version": _VERSION,
-        "tx": transaction.tx,
-        "time_ns": transaction.time_ns,
-        "label": transaction.label,
-        "step": transaction.step,
-        "metadata": dict(transaction.metadata),
-        "created": [_encode_page(info) for info in transaction.created],
-        "deltas": deltas,
-    }
-    return tensors, _JSON.encode(ops)
+    tx, time_ns, created, deltas, label, step, metadata = transaction
+    _check_whole(tx, time_ns)
+    ops = ",".join([_encode_delta(delta, names, tensors) for delta in deltas])
+    pages = _encode([_encode_page(info) for info in created]) if created else "[]"
+    text = (
+        f'{{"version":{_VERSION},"tx":{tx},"time_ns":{time_ns},"label":{_encode(label)},'
+        f'"step":{_encode(step)},"metadata":{_encode(dict(metadata)) if metadata else "{}"},'
+        f'"created":{pages},"deltas":[{ops}]}}'
+    )
+    return tensors, text
+
+
+def _encode(value: Any) -> str:
+    return "null" if value is None else _JSON.encode(value)
+
+
+def _check_whole(*numbers: int) -> None:
+    """Raise TypeError unless all are integers: they are written as they print."""
+    if {*map(type, numbers)} != {int}:
+        raise TypeError(f"not serializable: expected integers, found {numbers}")
 
 
 def _encode_page(info: PageInfo) -> dict[str, Any]:
@@ -74,32 +84,45 @@ def _encode_page(info: PageInfo) -> dict[str, Any]:
     }
 
 
-def _encode_delta(
-    delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]
-) -> dict[str, Any]:
-    region, values = delta.region, delta.values
-    if region.empty and region.form is not Form.ALL:
-        region = Region.none(region.shape)
-    if region.form is Form.MASK and region.index is not None:  # bits and compact values: less
-        values = region.pick(values)
-        region = Region(Form.BITS, region.shape, pack_mask(region.index), region.count)
-    op: dict[str, Any] = {
-        "delta": delta.id,
-        "page": delta.page_id,
-        "base": delta.base_epoch,
-        "time_ns": delta.time_ns,
-        "source": delta.source,
-        "form": region.form.value,
-        "shape": list(region.shape),
-        "dtype": str(values.dtype).removeprefix("torch."),
+def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]) -> str:
+    number, page, base, region, values, time_ns, source = delta
+    form, shape, index, count = region
+    _check_whole(number, page, base, time_ns)
+    if form is Form.MASK and count and index is not None:  # bits and compact values: less
+        form, index, values = Form.BITS, pack_mask(index), region.pick(values)
+    elif not count and form is not Form.ALL:
+        form, index = Form.NONE, None
+    name = names.get(page, f"page {page}")
+    stored = place = None
+    if form is Form.ALL:
+        stored = _add(tensors, name, values)
+    elif index is not None:
+        stored = _add(tensors, f"{name}.values", values)
+        place = _add(tensors, f"{name}.{_NAMES[form]}", index)
+    rest = _encode_form(source, form, shape, values.dtype, stored, place)
+    return f'{{"delta":{number},"page":{page},"base":{base},"time_ns":{time_ns},{rest}'
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode_form(
+    source: str,
+    form: Form,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    values: str | None,
+    index: str | None,
+) -> str:
+    """The text of a delta that is the same for many: how it is written, not what."""
+    _check_whole(0, *shape)
+    fields = {
+        "source": source,
+        "form": _NAMES[form],
+        "shape": list(shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "values": values,
+        "index": index,
     }
-    name = names.get(delta.page_id, f"page {delta.page_id}")
-    if region.form is not Form.NONE:
-        whole = region.form is Form.ALL
-        op["values"] = _add(tensors, name if whole else f"{name}.values", values)
-    if region.index is not None:
-        op["index"] = _add(tensors, f"{name}.{region.form.value}", region.index)
-    return op
+    return _JSON.encode({key: value for key, value in fields.items() if value is not None})[1:]
 
 
 def _add(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> str:

@@ -14,11 +14,12 @@ digest would then not match, and the file would be refused when it is read.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 
@@ -45,13 +46,13 @@ Spec: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 
 _CPU = torch.device("cpu")
 _PROGRESS_BYTES = 16 << 20
+_COPIED_BYTES = 4096  # up to here a copy costs less than the views that lead to the memory
 
 # Integers of the same width: copying them cannot quieten a signalling NaN.
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     """A tensor and how it will be written."""
 
     tensor: torch.Tensor
@@ -87,7 +88,7 @@ def _stored(name: str, tensor: torch.Tensor) -> _Stored:
             f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
             "Store its dense parts instead."
         )
-    return _Stored(plain, encoding(plain.dtype), plain.numel() * plain.dtype.itemsize)
+    return _Stored(plain, encoding(plain.dtype), plain.nbytes)
 
 
 def write_tensors(
@@ -130,7 +131,7 @@ def write_tensors(
 def encode_tensors(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file: the header, then the tensors' memory itself, part by part.
+    """The bytes of a safetensors file: the header, then the tensors' memory, part by part.
 
     Raises:
         SerializationError: a bad name or metadata.
@@ -138,11 +139,18 @@ def encode_tensors(
     """
     check_count(len(tensors))
     stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
-    order = sorted(stored.values(), key=_placement)
-    yield build_header(_header(stored, order, metadata))
-    for item in order:
-        if item.nbytes:
-            yield _memory(_plain_bytes(item.tensor))
+    order = sorted(stored, key=lambda name: _placement(stored[name]))
+    starts = itertools.accumulate([stored[name].nbytes for name in order], initial=0)
+    begin = dict(zip(order, starts, strict=False))
+    names = {name: item.encoding.name for name, item in stored.items() if item.encoding.name}
+    entries = {
+        name: Entry(item.encoding.tag, item.shape, begin[name], begin[name] + item.nbytes)
+        for name, item in stored.items()
+    }
+    yield build_header(entries, _metadata(metadata, names))
+    for name in order:
+        if stored[name].nbytes:
+            yield _memory_of(stored[name].tensor)
 
 
 def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -194,23 +202,6 @@ def _placement(item: _Stored) -> tuple[bool, int]:
     return item.nbytes % ALIGNMENT != 0, -item.tensor.dtype.itemsize
 
 
-def _header(
-    stored: Mapping[str, _Stored], order: list[_Stored], metadata: Mapping[str, str]
-) -> Header:
-    """Lay the tensors out in `order`; the entries keep the order of `stored`."""
-    starts: dict[int, int] = {}
-    end = 0
-    for item in order:
-        starts[id(item)] = end
-        end += item.nbytes
-    entries = {
-        name: Entry(item.encoding.tag, item.shape, starts[id(item)], starts[id(item)] + item.nbytes)
-        for name, item in stored.items()
-    }
-    names = {name: item.encoding.name for name, item in stored.items() if item.encoding.name}
-    return Header(entries, _metadata(metadata, names))
-
-
 def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     for key, text in metadata.items():
         if type(key) is not str or type(text) is not str or key == DTYPES_KEY:
@@ -222,18 +213,21 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
     return {**metadata, DTYPES_KEY: json.dumps(names, ensure_ascii=False, separators=(",", ":"))}
 
 
-def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the elements in order as uint8 on the CPU: a view where that is possible."""
+def _memory_of(tensor: torch.Tensor) -> memoryview:
+    """The elements in order as bytes: the memory itself where that is possible."""
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
+    plain = tensor.is_cpu and tensor.is_contiguous()
+    if plain and tensor.nbytes <= _COPIED_BYTES:
+        return memoryview(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
     if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
         tensor = tensor.view(word)
-    if not (tensor.is_cpu and tensor.is_contiguous()):
+    if not plain:
         tensor = tensor.contiguous().cpu()
     flat = tensor.view(-1)
     if flat.stride(0) != 1:  # of one element: `contiguous` lets it have any
         flat = flat.as_strided(flat.shape, (1,))
-    return flat.view(torch.uint8)
+    return _memory(flat.view(torch.uint8))
 
 
 def _memory(raw: torch.Tensor) -> memoryview:
