@@ -51,7 +51,8 @@ class Delta(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of values and mask together."""
-        return self.values.nbytes + self.region.nbytes
+        index = self.region.index
+        return self.values.nbytes if index is None else self.values.nbytes + index.nbytes
 
     def at(self, epoch: int) -> Delta:
         """The same change of the page at `epoch` (`_replace` takes eight times as long)."""
@@ -92,7 +93,7 @@ def apply(tensor: Tensor, delta: Delta) -> None:
     """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, shape and device."""
     region = delta.region
     if region.form is Form.ROWS:
-        delta_merge_rows(tensor, delta.values, _index(region))
+        delta_merge_rows(tensor, delta.values, region.index)  # type: ignore[arg-type] # rows have one
     elif region.form is Form.ALL:
         words(tensor).copy_(words(delta.values))
     elif region.form is Form.ELEMENTS:

@@ -29,6 +29,7 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         raise InvalidDeltaError(
             f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
         )
+    one = rows[0] if type(rows) is list and len(rows) == 1 else rows
     if (
         type(rows) is Tensor
         and rows.dtype is torch.int64
@@ -36,7 +37,9 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         and rows.is_cpu
         and rows.layout is torch.strided
     ):
-        return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
+        one = rows.item()
+    if type(one) is int:
+        return _single(name, "rows", one, spec.shape[0], spec.device), None
     if isinstance(rows, slice):
         try:
             rows = range(*rows.indices(spec.shape[0]))
