@@ -8,6 +8,8 @@ ranges and uniqueness were checked by who staged the delta.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,6 +51,18 @@ def delta_merge(base: Tensor, values: Tensor, mask: Tensor) -> None:
         torch.ops.mmsb.delta_merge(base, values, mask)
     else:
         merge_mask_cpu(base, values, mask)
+
+
+def delta_merge_row(base: Tensor, values: Tensor, row: int) -> None:
+    """Replace one row of `base`, in place; on the CPU, any dense dtype.
+
+    Args:
+        base: contiguous, at least one dimension, nobody else's memory: its version stays.
+        values: contiguous [1, *base.shape[1:]] of base's dtype.
+        row: in range.
+    """
+    nbytes = values.nbytes
+    ctypes.memmove(base.data_ptr() + row * nbytes, values.data_ptr(), nbytes)
 
 
 def delta_merge_rows(base: Tensor, values: Tensor, rows: Tensor) -> None:

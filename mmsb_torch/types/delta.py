@@ -20,6 +20,7 @@ from mmsb_torch.device import (
     delta_merge,
     delta_merge_bits,
     delta_merge_elements,
+    delta_merge_row,
     delta_merge_rows,
     from_words,
     pack_mask,
@@ -51,8 +52,7 @@ class Delta(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of values and mask together."""
-        index = self.region.index
-        return self.values.nbytes if index is None else self.values.nbytes + index.nbytes
+        return self.values.nbytes + self.region.nbytes
 
     def at(self, epoch: int) -> Delta:
         """The same change of the page at `epoch` (`_replace` takes eight times as long)."""
@@ -92,8 +92,11 @@ make_delta = functools.partial(tuple.__new__, Delta)
 def apply(tensor: Tensor, delta: Delta) -> None:
     """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, shape and device."""
     region = delta.region
-    if region.form is Form.ROWS:
-        delta_merge_rows(tensor, delta.values, region.index)  # type: ignore[arg-type] # rows have one
+    row = region.row
+    if row is not None:
+        delta_merge_row(tensor, delta.values, row)
+    elif region.form is Form.ROWS:
+        delta_merge_rows(tensor, delta.values, _index(region))
     elif region.form is Form.ALL:
         words(tensor).copy_(words(delta.values))
     elif region.form is Form.ELEMENTS:
@@ -274,5 +277,6 @@ def _dense(delta: Delta) -> Tensor:
 
 
 def _index(region: Region) -> Tensor:
-    assert region.index is not None
-    return region.index
+    index = region.index
+    assert index is not None
+    return index

@@ -86,7 +86,7 @@ def _encode_page(info: PageInfo) -> dict[str, Any]:
 
 def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]) -> str:
     number, page, base, region, values, time_ns, source = delta
-    form, shape, index, count = region
+    form, shape, count, index = region.form, region.shape, region.count, region.index
     _check_whole(number, page, base, time_ns)
     if form is Form.MASK and count and index is not None:  # bits and compact values: less
         form, index, values = Form.BITS, pack_mask(index), region.pick(values)
