@@ -40,6 +40,7 @@ from mmsb_torch.types import (
     Transaction,
     apply,
     changes_bits,
+    make_transaction,
     narrow,
 )
 
@@ -184,7 +185,7 @@ class Router:
                 del base
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
-            record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
+            record = make_transaction((tx, time.time_ns(), (), final, label, step, metadata))
             try:
                 # may wait for the disk: no lock of readers is held
                 kept = self.log.write(record) if wait else self.log.write_later(record)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import NamedTuple
@@ -72,17 +72,22 @@ def check_count(tensors: int) -> None:
         )
 
 
-def build_header(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+def build_header(
+    entries: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]
+) -> bytes:
     """Return length and JSON of a header, padded so that the data starts at a multiple of 64.
 
+    Args:
+        entries: of each tensor the name, and what an `Entry` says.
+        metadata: texts.
+
     Raises:
-        UnsupportedError: too many tensors, or too long a header, for one file.
+        UnsupportedError: too long a header for one file.
         SerializationError: a name or a text is no valid unicode.
     """
-    check_count(len(entries))
     fields = [
         f"{_described(name, tag, shape)}[{start},{stop}]}}"
-        for name, (tag, shape, start, stop) in entries.items()
+        for name, tag, shape, start, stop in entries
     ]
     if metadata:
         texts = [f"{encode_basestring(key)}:{encode_basestring(text)}" for key, text in metadata.items()]

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from mmsb_torch.types.spec import dtype_named
 OPS_KEY = "mmsb.ops"
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _NAMES = {form: form.value for form in Form}
+_Named: TypeAlias = dict[str, Tensor | int]
+"""What is written, by name; see `encode_tensors`."""
 _VERSION = 1
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
@@ -42,13 +44,18 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
         SerializationError: a text that is no valid unicode.
         UnsupportedError: too much for one file.
     """
-    tensors, text = describe(transaction, names)
+    tensors, text = _described(transaction, names)
     return list(encode_tensors(tensors, {OPS_KEY: text}))
 
 
 def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[str, Tensor], str]:
     """What `encode` writes of a transaction: the tensors, and the text of "mmsb.ops"."""
-    tensors: dict[str, Tensor] = {}
+    found, text = _described(transaction, names)
+    return {name: torch.tensor([it]) if isinstance(it, int) else it for name, it in found.items()}, text
+
+
+def _described(transaction: Transaction, names: Mapping[int, str]) -> tuple[_Named, str]:
+    tensors: _Named = {}
     tx, time_ns, created, deltas, label, step, metadata = transaction
     _check_whole(tx, time_ns)
     ops = ",".join([_encode_delta(delta, names, tensors) for delta in deltas])
@@ -84,11 +91,11 @@ def _encode_page(info: PageInfo) -> dict[str, Any]:
     }
 
 
-def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: dict[str, Tensor]) -> str:
+def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: _Named) -> str:
     number, page, base, region, values, time_ns, source = delta
-    form, shape, count, index = region.form, region.shape, region.count, region.index
+    form, shape, index, count = region  # of one row the index may be its number
     _check_whole(number, page, base, time_ns)
-    if form is Form.MASK and count and index is not None:  # bits and compact values: less
+    if form is Form.MASK and count and isinstance(index, Tensor):  # bits and compact values: less
         form, index, values = Form.BITS, pack_mask(index), region.pick(values)
     elif not count and form is not Form.ALL:
         form, index = Form.NONE, None
@@ -125,7 +132,7 @@ def _encode_form(
     return _JSON.encode({key: value for key, value in fields.items() if value is not None})[1:]
 
 
-def _add(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> str:
+def _add(tensors: _Named, name: str, tensor: Tensor | int) -> str:
     if name == "__metadata__":
         name = "page __metadata__"
     while name in tensors:  # page names may look like anything: the ops say which is which

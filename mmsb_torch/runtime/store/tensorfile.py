@@ -15,8 +15,8 @@ digest would then not match, and the file would be refused when it is read.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -32,7 +32,6 @@ from mmsb_torch.runtime.store.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     METADATA_KEY,
-    Entry,
     Header,
     build_header,
     check_count,
@@ -49,19 +48,20 @@ _PROGRESS_BYTES = 16 << 20
 _COPIED_BYTES = 4096  # up to here a copy costs less than the views that lead to the memory
 
 # Integers of the same width: copying them cannot quieten a signalling NaN.
+_BY_PLACE = operator.attrgetter("place")
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Stored(NamedTuple):
     """A tensor and how it will be written."""
 
-    tensor: torch.Tensor
+    place: tuple[bool, int]
+    """What it is sorted by in the file."""
+    name: str
+    tensor: torch.Tensor | int
     encoding: Encoding
+    shape: tuple[int, ...]
     nbytes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.tensor.shape, 2) if self.encoding.paired else tuple(self.tensor.shape)
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -74,11 +74,13 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
     _stored(name, tensor)
 
 
-def _stored(name: str, tensor: torch.Tensor) -> _Stored:
+def _stored(name: str, tensor: torch.Tensor | int) -> _Stored:
     if type(name) is not str:
         raise SerializationError(f"a tensor is named {name!r}: expected a str.")
     if name == METADATA_KEY:
         raise SerializationError(f"a tensor cannot be named {name!r}: safetensors uses that key.")
+    if type(tensor) is int:
+        return _Stored((True, -8), name, tensor, encoding(torch.int64), (1,), 8)
     if not isinstance(tensor, torch.Tensor):
         raise SerializationError(f"{name!r} is a {type(tensor).__name__}: expected a tensor.")
     plain = tensor.detach()
@@ -88,7 +90,10 @@ def _stored(name: str, tensor: torch.Tensor) -> _Stored:
             f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
             "Store its dense parts instead."
         )
-    return _Stored(plain, encoding(plain.dtype), plain.nbytes)
+    kind, nbytes = encoding(plain.dtype), plain.nbytes
+    shape = (*plain.shape, 2) if kind.paired else tuple(plain.shape)
+    place = nbytes % ALIGNMENT != 0, -plain.dtype.itemsize
+    return _Stored(place, name, plain, kind, shape, nbytes)
 
 
 def write_tensors(
@@ -129,28 +134,32 @@ def write_tensors(
 
 
 def encode_tensors(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor | int], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file: the header, then the tensors' memory, part by part.
+
+    A number stands for an int64 tensor that holds it alone.
 
     Raises:
         SerializationError: a bad name or metadata.
         UnsupportedError: a tensor that is not dense, or too many for one file.
     """
     check_count(len(tensors))
-    stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
-    order = sorted(stored, key=lambda name: _placement(stored[name]))
-    starts = itertools.accumulate([stored[name].nbytes for name in order], initial=0)
-    begin = dict(zip(order, starts, strict=False))
-    names = {name: item.encoding.name for name, item in stored.items() if item.encoding.name}
-    entries = {
-        name: Entry(item.encoding.tag, item.shape, begin[name], begin[name] + item.nbytes)
-        for name, item in stored.items()
-    }
+    stored = [_stored(name, tensor) for name, tensor in tensors.items()]
+    order = sorted(stored, key=_BY_PLACE)
+    offsets, end = dict.fromkeys(tensors, 0), 0
+    for _, name, _, _, _, nbytes in order:
+        offsets[name] = end
+        end += nbytes
+    entries = [
+        (name, kind.tag, shape, offsets[name], offsets[name] + nbytes)
+        for _, name, _, kind, shape, nbytes in stored
+    ]
+    names = {name: kind.name for _, name, _, kind, _, _ in stored if kind.name}
     yield build_header(entries, _metadata(metadata, names))
-    for name in order:
-        if stored[name].nbytes:
-            yield _memory_of(stored[name].tensor)
+    for _, _, tensor, _, _, nbytes in order:
+        if nbytes:
+            yield _memory_of(tensor)
 
 
 def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -198,10 +207,6 @@ def shaped(raw: torch.Tensor, spec: Spec, name: str, where: str) -> torch.Tensor
         ) from error
 
 
-def _placement(item: _Stored) -> tuple[bool, int]:
-    return item.nbytes % ALIGNMENT != 0, -item.tensor.dtype.itemsize
-
-
 def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     for key, text in metadata.items():
         if type(key) is not str or type(text) is not str or key == DTYPES_KEY:
@@ -213,8 +218,10 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
     return {**metadata, DTYPES_KEY: json.dumps(names, ensure_ascii=False, separators=(",", ":"))}
 
 
-def _memory_of(tensor: torch.Tensor) -> memoryview:
+def _memory_of(tensor: torch.Tensor | int) -> memoryview:
     """The elements in order as bytes: the memory itself where that is possible."""
+    if isinstance(tensor, int):
+        return memoryview(tensor.to_bytes(8, "little"))
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
     plain = tensor.is_cpu and tensor.is_contiguous()
