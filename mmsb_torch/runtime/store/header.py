@@ -98,6 +98,15 @@ def build_header(
         raise SerializationError(
             f"a tensor name or metadata text is no valid unicode: {error.object[error.start :][:40]!r}."
         ) from error
+    return framed(text)
+
+
+def framed(text: bytes) -> bytes:
+    """The JSON of a header with its length before it, padded.
+
+    Raises:
+        UnsupportedError: it is too long for one file.
+    """
     padding = -(LENGTH_BYTES + len(text)) % ALIGNMENT
     length = len(text) + padding
     if length > MAX_HEADER_BYTES:

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from mmsb_torch.device import pack_mask, unpack_mask, zeros
 from mmsb_torch.runtime.store.sealed import Fields, strict_loads
-from mmsb_torch.runtime.store.tensorfile import decode_header, decode_tensors, encode_tensors
+from mmsb_torch.runtime.store.header import framed
+from mmsb_torch.runtime.store.tensorfile import (
+    decode_header,
+    decode_tensors,
+    encode_tensors,
+    memory_of,
+)
 from mmsb_torch.types import Delta, Form, PageInfo, Region, Spec, Transaction
 from mmsb_torch.types.spec import dtype_named
 
@@ -29,6 +35,7 @@ _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _NAMES = {form: form.value for form in Form}
 _Named: TypeAlias = dict[str, Tensor | int]
 """What is written, by name; see `encode_tensors`."""
+_MARKS = tuple(range(7_294_013_300_000_001, 7_294_013_300_000_006))
 _VERSION = 1
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
@@ -44,8 +51,58 @@ def encode(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | m
         SerializationError: a text that is no valid unicode.
         UnsupportedError: too much for one file.
     """
+    if len(transaction.deltas) == 1 and transaction.deltas[0].region.row is not None:
+        found = _encode_row(transaction, names)
+        if found is not None:
+            return found
+    return _encode_any(transaction, names)
+
+
+def _encode_any(transaction: Transaction, names: Mapping[int, str]) -> list[bytes | memoryview]:
     tensors, text = _described(transaction, names)
     return list(encode_tensors(tensors, {OPS_KEY: text}))
+
+
+def _encode_row(
+    transaction: Transaction, names: Mapping[int, str]
+) -> list[bytes | memoryview] | None:
+    """As `_encode_any`, if this is one row and nothing else: a third of a small commit's time."""
+    tx, tx_ns, created, [delta], label, step, metadata = transaction
+    number, page, base, (_, shape, row, count), values, time_ns, source = delta
+    if created or label is not None or step is not None or metadata or not count:
+        return None
+    found = _row_template(page, names.get(page, f"page {page}"), shape, values.dtype, source)
+    if found is None:
+        return None
+    text, values_first = found
+    header = framed((text % (tx, tx_ns, number, base, time_ns)).encode())
+    parts = memory_of(values), row.to_bytes(8, "little")  # type: ignore[union-attr] # `region.row`
+    return [header, *(parts if values_first else parts[::-1])]
+
+
+@functools.lru_cache(maxsize=256)
+def _row_template(
+    page: int, name: str, shape: tuple[int, ...], dtype: torch.dtype, source: str
+) -> tuple[str, bool] | None:
+    """The header of one row of a page with its five numbers left open, and whether values are first.
+
+    It is cut out of what `_encode_any` writes; None where the numbers cannot be told apart there.
+    """
+    tx, tx_ns, number, base, time_ns = _MARKS
+    values = zeros((1, *shape[1:]), dtype, torch.device("cpu"))
+    delta = Delta(number, page, base, Region.one_row(shape, 1), values, time_ns, source)
+    record = Transaction(tx, tx_ns, (), (delta,), None, None, {})
+    header, first, _ = _encode_any(record, {page: name})
+    text = bytes(header[8:]).decode().rstrip(" ").replace("%", "%%")
+    for mark in map(str, _MARKS):
+        if text.count(mark) != 1:
+            return None
+    places = [text.index(str(mark)) for mark in _MARKS]
+    if places != sorted(places):
+        return None
+    for mark in map(str, _MARKS):
+        text = text.replace(mark, "%d")
+    return text, not any(first)
 
 
 def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[str, Tensor], str]:

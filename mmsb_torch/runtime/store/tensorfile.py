@@ -83,7 +83,7 @@ def _stored(name: str, tensor: torch.Tensor | int) -> _Stored:
         return _Stored((True, -8), name, tensor, encoding(torch.int64), (1,), 8)
     if not isinstance(tensor, torch.Tensor):
         raise SerializationError(f"{name!r} is a {type(tensor).__name__}: expected a tensor.")
-    plain = tensor.detach()
+    plain = tensor.detach() if tensor.requires_grad or type(tensor) is not torch.Tensor else tensor
     if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_meta:
         raise UnsupportedError(
             f"tensor {name!r} cannot be stored: expected a plain dense tensor, got "
@@ -159,7 +159,7 @@ def encode_tensors(
     yield build_header(entries, _metadata(metadata, names))
     for _, _, tensor, _, _, nbytes in order:
         if nbytes:
-            yield _memory_of(tensor)
+            yield memory_of(tensor)
 
 
 def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -218,7 +218,7 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
     return {**metadata, DTYPES_KEY: json.dumps(names, ensure_ascii=False, separators=(",", ":"))}
 
 
-def _memory_of(tensor: torch.Tensor | int) -> memoryview:
+def memory_of(tensor: torch.Tensor | int) -> memoryview:
     """The elements in order as bytes: the memory itself where that is possible."""
     if isinstance(tensor, int):
         return memoryview(tensor.to_bytes(8, "little"))

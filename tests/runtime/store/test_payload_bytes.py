@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmsb_torch.device import pack_mask
 from mmsb_torch.runtime.store import payload
 from mmsb_torch.runtime.store.dtypes import encoding
-from mmsb_torch.testing import DTYPES, deltas
+from mmsb_torch.testing import DTYPES, deltas, random_bits
 from mmsb_torch.types import Form, PageInfo, Region, Spec, Transaction
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -105,6 +105,27 @@ def test_a_transaction_is_the_bytes_that_the_obvious_writer_gives(data):
         data.draw(st.sampled_from([{}, {"x": 1.5, "ü": [True]}])),
     )
     assert b"".join(payload.encode(record, names)) == obvious(record, names)
+
+
+@given(st.data())
+def test_one_row_is_the_bytes_that_the_obvious_writer_gives(data):
+    dtype = data.draw(st.sampled_from(DTYPES))
+    shape = (data.draw(st.integers(2, 9)), *data.draw(st.lists(st.integers(0, 70), max_size=2)))
+    name = data.draw(st.just("%d") | TEXTS | st.just(f"{payload._MARKS[1]}"))
+    numbers = st.integers(0, 2**63)
+    for _ in range(2):  # the second time by what was kept
+        row = data.draw(st.integers(0, shape[0] - 1))
+        values = random_bits((1, *shape[1:]), dtype, data.draw(st.integers(0, 99)))
+        region = Region.one_row(shape, row)
+        delta = payload.Delta(
+            data.draw(numbers), 4, data.draw(numbers), region, values, data.draw(numbers), "user"
+        )
+        record = Transaction(
+            data.draw(st.integers(1, 2**63)), data.draw(numbers), (), (delta,), None, None, {}
+        )
+        told = delta._replace(region=Region.rows(shape, torch.tensor([row])))
+        found = b"".join(payload.encode(record, {4: name}))
+        assert found == obvious(record._replace(deltas=(told,)), {4: name})
 
 
 @pytest.mark.parametrize("shape", [(True, 2), (1.0, 2)])
