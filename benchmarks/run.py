@@ -21,6 +21,7 @@ from rich.console import Console
 TABLES = {
     "update": bench_update.table,
     "merge": bench_merge.table,
+    "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "record": bench_record.table,
     "memo": bench_memo.table,

@@ -36,6 +36,7 @@ _SMALL = 8_192  # elements below which one torch.where costs less than counting 
 _SPARSE = 0.005  # density up to which np.copyto wins
 _MIXED = (0.08, 0.85)  # densities between which branch-free selection wins ...
 _SELECT_FROM = 262_144  # ... on masks of at least this many elements
+_FULL = 0.85  # density of bits from which numpy's look at each element beats a list of positions
 _BLOCK = 65_536  # words selected at a time: three such blocks stay in a core's cache
 
 
@@ -162,6 +163,10 @@ def merge_elements_cpu(base: Tensor, values: Tensor, indices: Tensor) -> None:
 
 
 def merge_bits_cpu(base: Tensor, values: Tensor, bits: Tensor) -> None:
-    """`delta_merge_bits` on the CPU."""
-    mask = unpack_mask(bits, (base.numel(),))
-    flat_words(base).index_copy_(0, mask.nonzero().view(-1), flat_words(values))
+    """`delta_merge_bits` on the CPU: numpy's ways take a half to all of `masked_scatter_`'s time."""
+    where = unpack_mask(bits, (base.numel(),)).numpy()
+    to, new = flat_words(base).numpy(), flat_words(values).numpy()
+    if len(new) > _FULL * len(where):
+        to[where] = new
+    else:
+        to[np.flatnonzero(where)] = new

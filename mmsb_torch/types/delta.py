@@ -28,7 +28,7 @@ from mmsb_torch.device import (
     words,
     zeros,
 )
-from mmsb_torch.types.region import Form, Region
+from mmsb_torch.types.region import Form, Region, positions
 
 
 class Delta(NamedTuple):
@@ -253,7 +253,7 @@ def _unless_nothing(delta: Delta) -> Delta:
 
 def _overlay(deltas: Sequence[Delta]) -> tuple[Region, Tensor]:
     """Union of row (or of element) deltas: where several speak, the last is heard."""
-    given = torch.cat([_index(delta.region) for delta in deltas])
+    given = positions([delta.region for delta in deltas])
     index, order = torch.sort(given, stable=True)
     last = torch.ones_like(index, dtype=torch.bool)
     torch.ne(index[1:], index[:-1], out=last[:-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +50,7 @@ class Region(_Fields):
 
     @property
     def index(self) -> Tensor | None:  # type: ignore[override]
-        """Where it is, by the form. Of one row the tensor is made here: making it takes longer
-        than writing the row."""
+        """Where it is, by the form; of one row made here, for it takes longer than writing the row."""
         index = self[2]
         return torch.from_numpy(np.array([index])) if type(index) is int else index  # type: ignore[return-value]
 
@@ -158,7 +158,7 @@ class Region(_Fields):
             return whole
         forms = {region.form for region in parts}
         if len(forms) == 1 and forms <= _INDEXED:
-            joined = torch.unique(torch.cat([region._index for region in parts]))
+            joined = torch.unique(positions(parts))
             make = Region.rows if Form.ROWS in forms else Region.elements
             return make(self.shape, joined)
         mask = parts[0].mask()
@@ -224,6 +224,14 @@ class Region(_Fields):
 
     def __hash__(self) -> int:
         return hash((self.shape, self.count))
+
+
+def positions(regions: Sequence[Region]) -> Tensor:
+    """The indices of regions of rows (or of elements), one after another: a new tensor."""
+    rows = [region.row for region in regions]
+    if None in rows:
+        return torch.cat([region.index for region in regions if region.index is not None])
+    return torch.from_numpy(np.array(rows))
 
 
 _make = functools.partial(tuple.__new__, Region)  # a third of the constructor's cost

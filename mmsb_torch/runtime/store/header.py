@@ -40,7 +40,6 @@ _OPEN = re.compile(rf"\{{{_WS}")
 _NEXT = re.compile(f"{_WS}([,}}])")
 
 
-
 class Entry(NamedTuple):
     """One tensor of a header: its tag, its shape, and its bytes `[start, stop)` of the data."""
 
@@ -90,7 +89,9 @@ def build_header(
         for name, tag, shape, start, stop in entries
     ]
     if metadata:
-        texts = [f"{encode_basestring(key)}:{encode_basestring(text)}" for key, text in metadata.items()]
+        texts = [
+            f"{encode_basestring(key)}:{encode_basestring(text)}" for key, text in metadata.items()
+        ]
         fields.insert(0, f'"{METADATA_KEY}":{{{",".join(texts)}}}')
     try:
         text = f"{{{','.join(fields)}}}".encode()

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import pack_mask, unpack_mask, zeros
-from mmsb_torch.runtime.store.sealed import Fields, strict_loads
 from mmsb_torch.runtime.store.header import framed
+from mmsb_torch.runtime.store.sealed import Fields, strict_loads
 from mmsb_torch.runtime.store.tensorfile import (
     decode_header,
     decode_tensors,
@@ -108,7 +108,9 @@ def _row_template(
 def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[str, Tensor], str]:
     """What `encode` writes of a transaction: the tensors, and the text of "mmsb.ops"."""
     found, text = _described(transaction, names)
-    return {name: torch.tensor([it]) if isinstance(it, int) else it for name, it in found.items()}, text
+    return {
+        name: torch.tensor([it]) if isinstance(it, int) else it for name, it in found.items()
+    }, text
 
 
 def _described(transaction: Transaction, names: Mapping[int, str]) -> tuple[_Named, str]:
