@@ -5,7 +5,7 @@ import torch
 from rich.table import Table
 from timing import medians
 
-from mmsb_torch.device import delta_merge
+from mmsb_torch.device import delta_merge, delta_merge_bits, pack_mask
 
 DENSITIES = (0.001, 0.01, 0.1, 0.5, 1.0)
 
@@ -24,6 +24,32 @@ def table() -> Table:
             order = ("where", "copyto", "scatter", "index", "bool", "ours")
             cells = [f"{times[name] / floor:.2f}" for name in order]
             shown.add_row(str(count), f"{density:.1%}", *cells, f"{times['ours'] / best:.2f}")
+    return shown
+
+
+def bits() -> Table:
+    """Packed bits with compact values; the peer is given the mask, which we have to unpack."""
+    shown = Table(title="merge of packed bits on the CPU, times over masked_scatter_ with the mask")
+    for name in ("elements", "density", "index_copy_ of nonzero", "ours"):
+        shown.add_column(name, justify="right")
+    for count in (1 << 14, 1 << 18, 1 << 22):
+        for density in (0.01, 0.1, 0.5, 0.9):
+            base, mask = torch.randn(count), torch.rand(count) < density
+            packed, values = pack_mask(mask), base[mask]
+            times = medians(
+                {
+                    "scatter": lambda b=base, m=mask, v=values: b.masked_scatter_(m, v),
+                    "index": lambda b=base, m=mask, v=values: b.index_copy_(
+                        0, m.nonzero().view(-1), v
+                    ),
+                    "ours": lambda b=base, p=packed, v=values: delta_merge_bits(b, v, p),
+                },
+                calls=max(1, 100_000 // count),
+                rounds=9,
+            )
+            floor = times["scatter"]
+            told = (f"{times['index'] / floor:.2f}", f"{times['ours'] / floor:.2f}")
+            shown.add_row(str(count), f"{density:.0%}", *told)
     return shown
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 TABLES = {
     "update": bench_update.table,
     "merge": bench_merge.table,
+    "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "rows": bench_rows.table,
     "record": bench_record.table,

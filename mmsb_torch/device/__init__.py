@@ -12,6 +12,7 @@ from mmsb_torch.device.merge import (
     delta_merge,
     delta_merge_bits,
     delta_merge_elements,
+    delta_merge_row,
     delta_merge_rows,
 )
 from mmsb_torch.device.ops import LIBRARY
@@ -38,6 +39,7 @@ __all__ = [
     "delta_merge",
     "delta_merge_bits",
     "delta_merge_elements",
+    "delta_merge_row",
     "delta_merge_rows",
     "empty",
     "fill",

@@ -8,6 +8,8 @@ ranges and uniqueness were checked by who staged the delta.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ _SMALL = 8_192  # elements below which one torch.where costs less than counting 
 _SPARSE = 0.005  # density up to which np.copyto wins
 _MIXED = (0.08, 0.85)  # densities between which branch-free selection wins ...
 _SELECT_FROM = 262_144  # ... on masks of at least this many elements
+_FULL = 0.85  # density of bits from which numpy's look at each element beats a list of positions
 _BLOCK = 65_536  # words selected at a time: three such blocks stay in a core's cache
 
 
@@ -49,6 +52,18 @@ def delta_merge(base: Tensor, values: Tensor, mask: Tensor) -> None:
         torch.ops.mmsb.delta_merge(base, values, mask)
     else:
         merge_mask_cpu(base, values, mask)
+
+
+def delta_merge_row(base: Tensor, values: Tensor, row: int) -> None:
+    """Replace one row of `base`, in place; on the CPU, any dense dtype.
+
+    Args:
+        base: contiguous, at least one dimension, nobody else's memory: its version stays.
+        values: contiguous [1, *base.shape[1:]] of base's dtype.
+        row: in range.
+    """
+    nbytes = values.nbytes
+    ctypes.memmove(base.data_ptr() + row * nbytes, values.data_ptr(), nbytes)
 
 
 def delta_merge_rows(base: Tensor, values: Tensor, rows: Tensor) -> None:
@@ -148,6 +163,10 @@ def merge_elements_cpu(base: Tensor, values: Tensor, indices: Tensor) -> None:
 
 
 def merge_bits_cpu(base: Tensor, values: Tensor, bits: Tensor) -> None:
-    """`delta_merge_bits` on the CPU."""
-    mask = unpack_mask(bits, (base.numel(),))
-    flat_words(base).index_copy_(0, mask.nonzero().view(-1), flat_words(values))
+    """`delta_merge_bits` on the CPU: numpy's ways take a half to all of `masked_scatter_`'s time."""
+    where = unpack_mask(bits, (base.numel(),)).numpy()
+    to, new = flat_words(base).numpy(), flat_words(values).numpy()
+    if len(new) > _FULL * len(where):
+        to[where] = new
+    else:
+        to[np.flatnonzero(where)] = new

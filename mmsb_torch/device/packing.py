@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,6 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 def unpack_mask(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Unpack uint8 bits into a new bool mask of `shape` on the same device."""
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     flat = np.unpackbits(bits.cpu().numpy(), count=count, bitorder="little").view(np.bool_)
     return torch.from_numpy(flat).view(shape).to(bits.device)

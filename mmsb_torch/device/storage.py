@@ -18,9 +18,8 @@ _count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", No
 
 def _uses(tensor: Tensor) -> int:
     """References to the memory: by tensors, and by Python's one handle on it."""
-    assert _count is not None
     storage = tensor.untyped_storage()
-    return _count(storage._cdata) + sys.getrefcount(storage)  # noqa: SLF001 - probed below
+    return _count(storage._cdata) + sys.getrefcount(storage)  # type: ignore[misc] # noqa: SLF001 - probed below
 
 
 def _answers_well() -> bool:

@@ -191,10 +191,11 @@ class Memory(Keeper):
         return Changes(self, label, step, about, wait=wait)
 
     def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
-        number = self._router.commit(deltas, **options).tx
+        router = self._router
+        number = router.commit(deltas, **options).tx
         if self._compactor is not None:
             self._compactor.look()
-        if self._router.events.listening:
+        if router.events.listening:
             tell_stale(self._engine, [delta.page_id for delta in deltas])
         return number
 

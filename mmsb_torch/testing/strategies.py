@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmsb_torch.device import flat_words, from_words, pack_mask, words
+from mmsb_torch.device import copy_of, flat_words, from_words, pack_mask, words
 from mmsb_torch.types import Delta, Form, Region
 
 _NOT_DENSE = {"qint8", "quint8", "qint32", "quint4x2", "quint2x4"}
@@ -148,6 +148,8 @@ def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta
         rest = shape[1:] if form is Form.ROWS else ()
         count = len(chosen) * math.prod(rest)
         region, values_shape = Region(form, shape, index, count), (len(chosen), *rest)
+        if form is Form.ROWS and len(chosen) == 1 and draw(st.booleans()):
+            region = Region.one_row(shape, chosen[0])  # no tensor is made of its number
     elif form in {Form.MASK, Form.BITS}:
         flags = draw(st.lists(st.booleans(), min_size=total, max_size=total))
         mask = torch.tensor(flags, dtype=torch.bool).view(shape)
@@ -157,4 +159,6 @@ def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta
         else:
             region, values_shape = Region(form, shape, pack_mask(mask), count), (count,)
     values = draw(tensors(values_shape, dtype))
+    if region.row is not None:
+        values = copy_of(values)
     return Delta(number, 1, 0, region, values, number, "test")

@@ -19,7 +19,7 @@ from mmsb_torch.types.event import Event, EventType
 from mmsb_torch.types.page import PageInfo
 from mmsb_torch.types.region import Form, Region
 from mmsb_torch.types.spec import Spec
-from mmsb_torch.types.transaction import Transaction
+from mmsb_torch.types.transaction import Transaction, make_transaction
 
 __all__ = [
     "NARROW_BYTES",
@@ -37,5 +37,6 @@ __all__ = [
     "compose_all",
     "compress",
     "make_delta",
+    "make_transaction",
     "narrow",
 ]

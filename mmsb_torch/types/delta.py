@@ -20,6 +20,7 @@ from mmsb_torch.device import (
     delta_merge,
     delta_merge_bits,
     delta_merge_elements,
+    delta_merge_row,
     delta_merge_rows,
     from_words,
     pack_mask,
@@ -27,7 +28,7 @@ from mmsb_torch.device import (
     words,
     zeros,
 )
-from mmsb_torch.types.region import Form, Region
+from mmsb_torch.types.region import Form, Region, positions
 
 
 class Delta(NamedTuple):
@@ -91,7 +92,10 @@ make_delta = functools.partial(tuple.__new__, Delta)
 def apply(tensor: Tensor, delta: Delta) -> None:
     """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, shape and device."""
     region = delta.region
-    if region.form is Form.ROWS:
+    row = region.row
+    if row is not None:
+        delta_merge_row(tensor, delta.values, row)
+    elif region.form is Form.ROWS:
         delta_merge_rows(tensor, delta.values, _index(region))
     elif region.form is Form.ALL:
         words(tensor).copy_(words(delta.values))
@@ -249,7 +253,7 @@ def _unless_nothing(delta: Delta) -> Delta:
 
 def _overlay(deltas: Sequence[Delta]) -> tuple[Region, Tensor]:
     """Union of row (or of element) deltas: where several speak, the last is heard."""
-    given = torch.cat([_index(delta.region) for delta in deltas])
+    given = positions([delta.region for delta in deltas])
     index, order = torch.sort(given, stable=True)
     last = torch.ones_like(index, dtype=torch.bool)
     torch.ne(index[1:], index[:-1], out=last[:-1])
@@ -273,5 +277,6 @@ def _dense(delta: Delta) -> Tensor:
 
 
 def _index(region: Region) -> Tensor:
-    assert region.index is not None
-    return region.index
+    index = region.index
+    assert index is not None
+    return index

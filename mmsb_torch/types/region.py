@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,19 +27,38 @@ class Form(enum.Enum):
     MASK = "mask"  # bool of the page's shape
     BITS = "bits"  # the same, packed: uint8 [ceil(numel / 8)]
 
+    __hash__ = object.__hash__  # by identity, as equality is: Enum's own is a call of Python
 
-class Region(NamedTuple):
+
+class _Fields(NamedTuple):
+    form: Form
+    shape: tuple[int, ...]
+    index: Tensor | int | None  # type: ignore[assignment] # hides tuple.index, which nobody needs
+    """By the form; of one row on the CPU its number alone."""
+    count: int  # type: ignore[assignment] # likewise
+    """Number of elements inside."""
+
+
+class Region(_Fields):
     """A set of elements of a tensor of `shape`. Immutable; `index` must not be written.
 
     Make one with the class methods; they leave out what is not needed (an empty selection is
     NONE, a full one ALL).
     """
 
-    form: Form
-    shape: tuple[int, ...]
-    index: Tensor | None  # type: ignore[assignment] # hides tuple.index, which nobody needs here
-    count: int  # type: ignore[assignment] # likewise
-    """Number of elements inside."""
+    __slots__ = ()
+
+    @property
+    def index(self) -> Tensor | None:  # type: ignore[override]
+        """Where it is, by the form; of one row made here, for it takes longer than writing the row."""
+        index = self[2]
+        return torch.from_numpy(np.array([index])) if type(index) is int else index  # type: ignore[return-value]
+
+    @property
+    def row(self) -> int | None:
+        """The number of the row, if this is one row and no index tensor was made of it."""
+        index = self[2]
+        return index if type(index) is int else None
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Region:
@@ -59,6 +79,13 @@ class Region(NamedTuple):
         if number == shape[0]:
             return cls.all(shape)
         return _make((Form.ROWS, shape, index, number * math.prod(shape[1:])))
+
+    @classmethod
+    def one_row(cls, shape: tuple[int, ...], row: int) -> Region:
+        """Row `row` (in range: checked by the caller) of dimension 0 of a tensor on the CPU."""
+        if shape[0] == 1:
+            return cls.all(shape)
+        return _make((Form.ROWS, shape, row, math.prod(shape[1:])))
 
     @classmethod
     def elements(cls, shape: tuple[int, ...], index: Tensor) -> Region:
@@ -95,11 +122,13 @@ class Region(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that writing the region down takes."""
-        return 0 if self.index is None else self.index.nbytes
+        index = self[2]
+        return 0 if index is None else _ROW_BYTES if type(index) is int else index.nbytes  # type: ignore[union-attr]
 
     def mask(self, device: torch.device | None = None) -> Tensor:
         """A new bool tensor of `shape`: True inside. On the region's device unless told."""
-        where = device or (self.index.device if self.index is not None else torch.device("cpu"))
+        index = self[2]
+        where = device or (index.device if isinstance(index, Tensor) else torch.device("cpu"))
         if self.form is Form.MASK:
             return self._index.to(where, copy=True)
         if self.form is Form.BITS:
@@ -145,7 +174,7 @@ class Region(NamedTuple):
             return whole
         forms = {region.form for region in parts}
         if len(forms) == 1 and forms <= _INDEXED:
-            joined = torch.unique(torch.cat([r.index for r in parts if r.index is not None]))
+            joined = torch.unique(positions(parts))
             make = Region.rows if Form.ROWS in forms else Region.elements
             return make(self.shape, joined)
         mask = parts[0].mask()
@@ -158,9 +187,9 @@ class Region(NamedTuple):
 
         Rows take the fewest bytes but for pages of very narrow rows with most of them inside.
         """
-        if self.index is None:
+        if self[2] is None:
             return self
-        mask = self.index if self.form is Form.MASK else self.mask()
+        mask = self._index if self.form is Form.MASK else self.mask()
         rows = _whole_rows(mask, self.count)
         if rows is not None:
             return Region.rows(self.shape, rows)
@@ -181,8 +210,9 @@ class Region(NamedTuple):
 
     @property
     def _index(self) -> Tensor:
-        assert self.index is not None
-        return self.index
+        index = self.index
+        assert index is not None
+        return index
 
     def __str__(self) -> str:
         if self.form in {Form.NONE, Form.ALL}:
@@ -212,7 +242,16 @@ class Region(NamedTuple):
         return hash((self.shape, self.count))
 
 
+def positions(regions: Sequence[Region]) -> Tensor:
+    """The indices of regions of rows (or of elements), one after another: a new tensor."""
+    rows = [region.row for region in regions]
+    if None in rows:
+        return torch.cat([region.index for region in regions if region.index is not None])
+    return torch.from_numpy(np.array(rows))
+
+
 _make = functools.partial(tuple.__new__, Region)  # a third of the constructor's cost
+_ROW_BYTES = 8
 _INDEXED = frozenset({Form.ROWS, Form.ELEMENTS})
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mmsb_torch.types.delta import Delta
@@ -46,3 +47,8 @@ class Transaction(NamedTuple):
 
     def __hash__(self) -> int:
         return self.tx
+
+
+make_transaction: Callable[[tuple[Any, ...]], Transaction]
+make_transaction = functools.partial(tuple.__new__, Transaction)
+"""A transaction from its fields in order, as `make_delta`."""

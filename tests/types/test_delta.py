@@ -38,6 +38,28 @@ def test_applying_twice_is_applying_once(data, spec):
 
 
 @given(st.data(), specs)
+def test_a_row_by_its_number_is_the_row_by_its_index(data, spec):
+    shape, dtype = spec
+    if not shape or shape[0] < 2:
+        return
+    row = data.draw(st.integers(0, shape[0] - 1))
+    by_number, by_index = Region.one_row(shape, row), Region.rows(shape, torch.tensor([row]))
+    assert by_number == by_index
+    assert (by_number.form, by_number.count, by_number.nbytes, str(by_number)) == (
+        by_index.form, by_index.count, by_index.nbytes, str(by_index)
+    )  # fmt: skip
+    assert torch.equal(by_number.index, by_index.index)
+    assert torch.equal(by_number.mask(), by_index.mask())
+    page, values = data.draw(tensors(*spec)), data.draw(tensors((1, *shape[1:]), dtype))
+    one = Delta(1, 1, 0, by_number, copy_of(values), 1, "test")
+    other = one._replace(region=by_index)
+    assert same_bits(applied(page, one), applied(page, other))
+    again = data.draw(deltas(*spec))
+    assert compose(one, again).region == compose(other, again).region
+    assert same_bits(applied(page, compose(one, again)), applied(page, other, again))
+
+
+@given(st.data(), specs)
 def test_only_the_region_changes_and_takes_the_values(data, spec):
     page, delta = data.draw(tensors(*spec)), data.draw(deltas(*spec))
     after, mask = applied(page, delta), delta.region.mask()

@@ -32,11 +32,8 @@ class EventBus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._subscribers: tuple[_Subscription, ...] = ()
-
-    @property
-    def listening(self) -> bool:
+        self.listening = False
         """Whether anybody subscribed: emitters skip the work of making events otherwise."""
-        return bool(self._subscribers)
 
     def subscribe(
         self, subscriber: Subscriber, types: Iterable[EventType] | None = None
@@ -48,6 +45,7 @@ class EventBus:
         subscription = _Subscription(subscriber, wanted)
         with self._lock:
             self._subscribers = (*self._subscribers, subscription)
+            self.listening = True
         return lambda: self._remove(subscription)
 
     def emit(self, kind: EventType, fields: Mapping[str, Any]) -> None:
@@ -69,3 +67,4 @@ class EventBus:
     def _remove(self, subscription: _Subscription) -> None:
         with self._lock:
             self._subscribers = tuple(s for s in self._subscribers if s is not subscription)
+            self.listening = bool(self._subscribers)

@@ -40,6 +40,7 @@ from mmsb_torch.types import (
     Transaction,
     apply,
     changes_bits,
+    make_transaction,
     narrow,
 )
 
@@ -78,12 +79,15 @@ class Router:
 
     def check_writable(self) -> None:
         """Raise if this memory takes no commits now, from this thread."""
-        self.check_open()
+        recipes = self.recipes
+        recipes.peeked = True
+        if self.closed:
+            self.check_open()
         if self._read_only:
             raise ReadOnlyError(
                 "this memory was opened with mode='r': expected a memory opened for writing"
             )
-        if self.recipes.depth:
+        if recipes.depth:
             raise DerivedPageError(
                 "a recipe tried to change a page: recipes only read. "
                 "Return the value, or make the change outside of the recipe."
@@ -181,7 +185,7 @@ class Router:
                 del base
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
-            record = Transaction(tx, time.time_ns(), (), final, label, step, metadata)
+            record = make_transaction((tx, time.time_ns(), (), final, label, step, metadata))
             try:
                 # may wait for the disk: no lock of readers is held
                 kept = self.log.write(record) if wait else self.log.write_later(record)
@@ -214,7 +218,8 @@ class Router:
                 value = value_at(self.log, entry.info.id, base.tx)
             apply(value, delta)
             delta = delta._replace(region=Region.all(delta.region.shape), values=value)
-        return narrow(delta.at(entry.epoch), entry.value)
+        delta = delta.at(entry.epoch)
+        return narrow(delta, entry.value) if delta.region.form is Form.ALL else delta
 
     def publish(self, entry: Entry, value: Tensor, region: Region) -> Delta:
         """Give a derived page its recomputed value (adopted), as a delta without a transaction.

@@ -12,11 +12,32 @@ from torch import Tensor
 
 from mmsb_torch.device import require_dense
 from mmsb_torch.errors import InvalidDeltaError
-from mmsb_torch.types import Spec
+from mmsb_torch.types import Region, Spec
 
-_CPU = torch.device("cpu")
 _ONE = torch.Size([1])
 _FEW = 64  # up to here a Python loop beats torch's calls
+
+
+def row_region(name: str, spec: Spec, rows: Any) -> tuple[Region, int, Tensor | None]:
+    """The region of these rows, how many they are, and the order to bring values into (as given).
+
+    Raises:
+        InvalidDeltaError: as `row_index`.
+    """
+    one = rows[0] if type(rows) is list and len(rows) == 1 else rows
+    if (
+        type(rows) is Tensor
+        and rows.dtype is torch.int64
+        and rows.shape == _ONE
+        and rows.is_cpu
+        and rows.layout is torch.strided
+    ):
+        one = rows.item()
+    if type(one) is int and spec.shape and spec.device.type == "cpu":
+        row = _in_range(name, "rows", one, spec.shape[0])
+        return Region.one_row(spec.shape, row), 1, None
+    index, order = row_index(name, spec, rows)
+    return Region.rows(spec.shape, index), index.shape[0], order
 
 
 def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
@@ -29,14 +50,6 @@ def row_index(name: str, spec: Spec, rows: Any) -> tuple[Tensor, Tensor | None]:
         raise InvalidDeltaError(
             f"update of page {name!r}: a 0-dim page has no rows. Update it with a value alone."
         )
-    if (
-        type(rows) is Tensor
-        and rows.dtype is torch.int64
-        and rows.shape == _ONE
-        and rows.is_cpu
-        and rows.layout is torch.strided
-    ):
-        return _single(name, "rows", rows.item(), spec.shape[0], spec.device), None
     if isinstance(rows, slice):
         try:
             rows = range(*rows.indices(spec.shape[0]))
@@ -158,13 +171,7 @@ def _check_huge(name: str, what: str, array: np.ndarray[Any, Any], size: int) ->
 
 
 def _few(name: str, what: str, given: list[int], size: int) -> tuple[Tensor, Tensor | None]:
-    if len(given) == 1:
-        return _single(name, what, given[0], size, _CPU), None
-    positions = []
-    for position in given:
-        if not -size <= position < size:
-            raise _out_of_range(name, what, position, size)
-        positions.append(position + size if position < 0 else position)
+    positions = [_in_range(name, what, position, size) for position in given]
     ordered = sorted(positions)
     for before, after in itertools.pairwise(ordered):
         if before == after:
@@ -175,11 +182,10 @@ def _few(name: str, what: str, given: list[int], size: int) -> tuple[Tensor, Ten
     return torch.from_numpy(np.array(ordered, dtype=np.int64)), order
 
 
-def _single(name: str, what: str, position: Any, size: int, device: torch.device) -> Tensor:
+def _in_range(name: str, what: str, position: int, size: int) -> int:
     if not -size <= position < size:
         raise _out_of_range(name, what, position, size)
-    index = torch.from_numpy(np.array([position + size if position < 0 else position]))
-    return index if device.type == "cpu" else index.to(device)
+    return position + size if position < 0 else position
 
 
 def _many(name: str, what: str, index: Tensor, size: int) -> tuple[Tensor, Tensor | None]:

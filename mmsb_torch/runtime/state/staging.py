@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmsb_torch.device import copy_of, fill, require_dense, take_rows
 from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
-from mmsb_torch.runtime.state.selection import element_index, row_index
+from mmsb_torch.runtime.state.selection import element_index, row_region
 from mmsb_torch.runtime.state.table import Entry
 from mmsb_torch.types import Delta, Form, Region, Spec, make_delta
 
@@ -61,9 +61,8 @@ def stage(
     if spec is None:
         raise _is_derived(entry)
     if rows is not None and indices is None and mask is None:
-        index, order = row_index(entry.info.name, spec, rows)
-        region = Region.rows(spec.shape, index)
-        shape = (index.numel(), *spec.shape[1:])
+        region, number, order = row_region(entry.info.name, spec, rows)
+        shape = (number, *spec.shape[1:])
         staged = _values(entry, spec, values, shape, "rows")
         if order is not None:
             staged = take_rows(staged, order)

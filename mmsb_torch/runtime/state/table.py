@@ -86,7 +86,8 @@ class Entry:
         The copy goes into a recycled buffer where one is free. Table lock held; the caller
         calls `put` afterwards.
         """
-        tensor = self.value
+        tensor = self.tensor
+        assert tensor is not None
         if not self.shared and not held_elsewhere(tensor):
             return tensor
         spare, self.spare = self.spare, None if self.shared else tensor
@@ -97,7 +98,7 @@ class Entry:
 
     def target(self, form: Form) -> Tensor | None:
         """As `writable`, for a delta of that form; None if it brings its memory, or changes nothing."""
-        return None if form in {Form.ALL, Form.NONE} else self.writable()
+        return None if form is Form.ALL or form is Form.NONE else self.writable()
 
     def retire(self, form: Form) -> None:
         """A delta of that form is about to be applied: keep, or let go of, memory. Table lock held."""

@@ -51,6 +51,10 @@ class Background:
         Raises:
             StoreError: it could not be.
         """
+        if (
+            not self._waiting and self._error is None
+        ):  # in this order: an error is set, then they go
+            return
         with self._moved:
             last = self._waiting[-1].tx if self._waiting and tx is None else tx
             self._moved.wait_for(

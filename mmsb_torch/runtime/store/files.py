@@ -7,13 +7,12 @@ faulty disk in its place. `Files` raises plain `OSError`; the functions around i
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -149,15 +148,22 @@ def store_error(action: str, path: Path, error: OSError) -> StoreError:
     return wrapped
 
 
-@contextlib.contextmanager
-def explained(action: str, path: Path) -> Iterator[None]:
+class explained:  # noqa: N801 - used like a function; `contextmanager` takes three times as long
     """Turn a plain OSError of the block into the StoreError for doing `action` at `path`."""
-    try:
-        yield
-    except MMSBError:
-        raise
-    except OSError as error:
-        raise store_error(action, path, error) from error
+
+    __slots__ = ("_action", "_path")
+
+    def __init__(self, action: str, path: Path) -> None:
+        self._action, self._path = action, path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, MMSBError):
+            raise store_error(self._action, self._path, error) from error
 
 
 def temporary_name(name: str, kind: str = "tmp") -> str:

@@ -8,10 +8,13 @@ have, so what it allocates is bounded by what it accepts.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
+from typing import NamedTuple
 
 from mmsb_torch.errors import CorruptStoreError, SerializationError, UnsupportedError
 from mmsb_torch.runtime.store.dtypes import READABLE
@@ -37,11 +40,7 @@ _OPEN = re.compile(rf"\{{{_WS}")
 _NEXT = re.compile(f"{_WS}([,}}])")
 
 
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of a header: its tag, its shape, and its bytes `[start, stop)` of the data."""
 
     tag: str
@@ -72,29 +71,43 @@ def check_count(tensors: int) -> None:
         )
 
 
-def build_header(header: Header) -> bytes:
-    """Return length and JSON of `header`, padded so that the data starts at a multiple of 64.
+def build_header(
+    entries: Sequence[tuple[str, str, tuple[int, ...], int, int]], metadata: Mapping[str, str]
+) -> bytes:
+    """Return length and JSON of a header, padded so that the data starts at a multiple of 64.
+
+    Args:
+        entries: of each tensor the name, and what an `Entry` says.
+        metadata: texts.
 
     Raises:
-        UnsupportedError: too many tensors, or too long a header, for one file.
+        UnsupportedError: too long a header for one file.
         SerializationError: a name or a text is no valid unicode.
     """
-    check_count(len(header.entries))
-    fields: dict[str, object] = {}
-    if header.metadata:
-        fields[METADATA_KEY] = dict(header.metadata)
-    for name, entry in header.entries.items():
-        fields[name] = {
-            "dtype": entry.tag,
-            "shape": list(entry.shape),
-            "data_offsets": [entry.start, entry.stop],
-        }
+    fields = [
+        f"{_described(name, tag, shape)}[{start},{stop}]}}"
+        for name, tag, shape, start, stop in entries
+    ]
+    if metadata:
+        texts = [
+            f"{encode_basestring(key)}:{encode_basestring(text)}" for key, text in metadata.items()
+        ]
+        fields.insert(0, f'"{METADATA_KEY}":{{{",".join(texts)}}}')
     try:
-        text = _JSON.encode(fields).encode()
+        text = f"{{{','.join(fields)}}}".encode()
     except UnicodeEncodeError as error:
         raise SerializationError(
             f"a tensor name or metadata text is no valid unicode: {error.object[error.start :][:40]!r}."
         ) from error
+    return framed(text)
+
+
+def framed(text: bytes) -> bytes:
+    """The JSON of a header with its length before it, padded.
+
+    Raises:
+        UnsupportedError: it is too long for one file.
+    """
     padding = -(LENGTH_BYTES + len(text)) % ALIGNMENT
     length = len(text) + padding
     if length > MAX_HEADER_BYTES:
@@ -103,6 +116,13 @@ def build_header(header: Header) -> bytes:
             f"{length}. Use shorter names or less metadata, or more files."
         )
     return length.to_bytes(LENGTH_BYTES, "little") + text + b" " * padding
+
+
+@functools.lru_cache(maxsize=1024)
+def _described(name: str, tag: str, shape: tuple[int, ...]) -> str:
+    """The text of an entry up to its offsets: all that changes from one commit to the next."""
+    sizes = ",".join(map(str, shape))
+    return f'{encode_basestring(name)}:{{"dtype":"{tag}","shape":[{sizes}],"data_offsets":'
 
 
 def parse_header(raw: bytes, data_nbytes: int, where: str) -> Header:

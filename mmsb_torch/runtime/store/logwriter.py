@@ -43,6 +43,7 @@ from mmsb_torch.runtime.store.streams import FileRecord, new_file
 Durability = Literal["process", "full", "none"]
 DURABILITIES = ("process", "full", "none")
 SYNC_SECONDS = 1.0
+_COMMITS = (Kind.COMMIT, Kind.ROLLBACK)
 
 
 class End(NamedTuple):
@@ -105,13 +106,15 @@ class LogWriter:
         length, (path, offset, chain) = sum(map(len, parts)), self._end
         assert path is not None
         fields = RecordHeader(length, tx, kind, flags, items, chain, digest_of(parts))
-        header, pad = fields.pack(), bytes(padding(length))
+        header = fields.pack()
+        record = Record(fields, offset, chain_of(header))
+        data = b"".join([header, *parts, bytes(padding(length))])
         try:
-            self._write(b"".join([header, *parts, pad]))
+            self._emit(self._fd, path, data)
             if self.durability == "full":
                 self._sync()
-            self._end = End(path, offset + fields.span, chain_of(header))
-            if kind in {Kind.COMMIT, Kind.ROLLBACK}:
+            self._end = End(path, offset + len(data), record.chain)
+            if kind in _COMMITS:
                 self.last = tx - (kind == Kind.ROLLBACK)
         except BaseException as error:  # an interrupt too, wherever it comes
             self._end, self.last = before
@@ -121,7 +124,7 @@ class LogWriter:
             self._unsynced = True
             if self._syncer is None and self.durability == "process":
                 self._syncer = _begin_syncing(self)
-        return path, Record(fields, offset, self._end.chain)
+        return path, record
 
     def rotate(self, tx: int) -> None:
         """Begin a new file for transaction `tx` and later ones, unless one has begun there.
@@ -271,12 +274,8 @@ class LogWriter:
             with contextlib.suppress(OSError):  # what it held is synced already
                 self._files.close(old)
 
-    def _write(self, data: bytes) -> None:
-        assert self._fd is not None
-        assert self._end.path is not None
-        self._emit(self._fd, self._end.path, data)
-
-    def _emit(self, fd: int, path: Path, data: bytes) -> None:
+    def _emit(self, fd: int | None, path: Path, data: bytes) -> None:
+        assert fd is not None
         view = memoryview(data)
         while view:
             with explained("write", path):

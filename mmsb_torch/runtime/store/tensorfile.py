@@ -14,11 +14,12 @@ digest would then not match, and the file would be refused when it is read.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 
@@ -31,7 +32,6 @@ from mmsb_torch.runtime.store.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     METADATA_KEY,
-    Entry,
     Header,
     build_header,
     check_count,
@@ -45,22 +45,23 @@ Spec: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 
 _CPU = torch.device("cpu")
 _PROGRESS_BYTES = 16 << 20
+_COPIED_BYTES = 4096  # up to here a copy costs less than the views that lead to the memory
 
 # Integers of the same width: copying them cannot quieten a signalling NaN.
+_BY_PLACE = operator.attrgetter("place")
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     """A tensor and how it will be written."""
 
-    tensor: torch.Tensor
+    place: tuple[bool, int]
+    """What it is sorted by in the file."""
+    name: str
+    tensor: torch.Tensor | int
     encoding: Encoding
+    shape: tuple[int, ...]
     nbytes: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.tensor.shape, 2) if self.encoding.paired else tuple(self.tensor.shape)
 
 
 def check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -73,21 +74,26 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
     _stored(name, tensor)
 
 
-def _stored(name: str, tensor: torch.Tensor) -> _Stored:
+def _stored(name: str, tensor: torch.Tensor | int) -> _Stored:
     if type(name) is not str:
         raise SerializationError(f"a tensor is named {name!r}: expected a str.")
     if name == METADATA_KEY:
         raise SerializationError(f"a tensor cannot be named {name!r}: safetensors uses that key.")
+    if type(tensor) is int:
+        return _Stored((True, -8), name, tensor, encoding(torch.int64), (1,), 8)
     if not isinstance(tensor, torch.Tensor):
         raise SerializationError(f"{name!r} is a {type(tensor).__name__}: expected a tensor.")
-    plain = tensor.detach()
+    plain = tensor.detach() if tensor.requires_grad or type(tensor) is not torch.Tensor else tensor
     if type(plain) is not torch.Tensor or plain.layout != torch.strided or plain.is_meta:
         raise UnsupportedError(
             f"tensor {name!r} cannot be stored: expected a plain dense tensor, got "
             f"{type(tensor).__name__} of layout {tensor.layout} on {tensor.device}. "
             "Store its dense parts instead."
         )
-    return _Stored(plain, encoding(plain.dtype), plain.numel() * plain.dtype.itemsize)
+    kind, nbytes = encoding(plain.dtype), plain.nbytes
+    shape = (*plain.shape, 2) if kind.paired else tuple(plain.shape)
+    place = nbytes % ALIGNMENT != 0, -plain.dtype.itemsize
+    return _Stored(place, name, plain, kind, shape, nbytes)
 
 
 def write_tensors(
@@ -128,21 +134,32 @@ def write_tensors(
 
 
 def encode_tensors(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor | int], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file: the header, then the tensors' memory itself, part by part.
+    """The bytes of a safetensors file: the header, then the tensors' memory, part by part.
+
+    A number stands for an int64 tensor that holds it alone.
 
     Raises:
         SerializationError: a bad name or metadata.
         UnsupportedError: a tensor that is not dense, or too many for one file.
     """
     check_count(len(tensors))
-    stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
-    order = sorted(stored.values(), key=_placement)
-    yield build_header(_header(stored, order, metadata))
-    for item in order:
-        if item.nbytes:
-            yield _memory(_plain_bytes(item.tensor))
+    stored = [_stored(name, tensor) for name, tensor in tensors.items()]
+    order = sorted(stored, key=_BY_PLACE)
+    offsets, end = dict.fromkeys(tensors, 0), 0
+    for _, name, _, _, _, nbytes in order:
+        offsets[name] = end
+        end += nbytes
+    entries = [
+        (name, kind.tag, shape, offsets[name], offsets[name] + nbytes)
+        for _, name, _, kind, shape, nbytes in stored
+    ]
+    names = {name: kind.name for _, name, _, kind, _, _ in stored if kind.name}
+    yield build_header(entries, _metadata(metadata, names))
+    for _, _, tensor, _, _, nbytes in order:
+        if nbytes:
+            yield memory_of(tensor)
 
 
 def decode_tensors(raw: memoryview, where: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -190,27 +207,6 @@ def shaped(raw: torch.Tensor, spec: Spec, name: str, where: str) -> torch.Tensor
         ) from error
 
 
-def _placement(item: _Stored) -> tuple[bool, int]:
-    return item.nbytes % ALIGNMENT != 0, -item.tensor.dtype.itemsize
-
-
-def _header(
-    stored: Mapping[str, _Stored], order: list[_Stored], metadata: Mapping[str, str]
-) -> Header:
-    """Lay the tensors out in `order`; the entries keep the order of `stored`."""
-    starts: dict[int, int] = {}
-    end = 0
-    for item in order:
-        starts[id(item)] = end
-        end += item.nbytes
-    entries = {
-        name: Entry(item.encoding.tag, item.shape, starts[id(item)], starts[id(item)] + item.nbytes)
-        for name, item in stored.items()
-    }
-    names = {name: item.encoding.name for name, item in stored.items() if item.encoding.name}
-    return Header(entries, _metadata(metadata, names))
-
-
 def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     for key, text in metadata.items():
         if type(key) is not str or type(text) is not str or key == DTYPES_KEY:
@@ -222,18 +218,23 @@ def _metadata(metadata: Mapping[str, str], names: Mapping[str, str]) -> dict[str
     return {**metadata, DTYPES_KEY: json.dumps(names, ensure_ascii=False, separators=(",", ":"))}
 
 
-def _plain_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the elements in order as uint8 on the CPU: a view where that is possible."""
+def memory_of(tensor: torch.Tensor | int) -> memoryview:
+    """The elements in order as bytes: the memory itself where that is possible."""
+    if isinstance(tensor, int):
+        return memoryview(tensor.to_bytes(8, "little"))
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
+    plain = tensor.is_cpu and tensor.is_contiguous()
+    if plain and tensor.nbytes <= _COPIED_BYTES:
+        return memoryview(ctypes.string_at(tensor.data_ptr(), tensor.nbytes))
     if (word := _WORDS.get(tensor.dtype.itemsize)) is not None:
         tensor = tensor.view(word)
-    if not (tensor.is_cpu and tensor.is_contiguous()):
+    if not plain:
         tensor = tensor.contiguous().cpu()
     flat = tensor.view(-1)
     if flat.stride(0) != 1:  # of one element: `contiguous` lets it have any
         flat = flat.as_strided(flat.shape, (1,))
-    return flat.view(torch.uint8)
+    return _memory(flat.view(torch.uint8))
 
 
 def _memory(raw: torch.Tensor) -> memoryview:
