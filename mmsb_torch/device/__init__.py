@@ -1,7 +1,8 @@
 """Device ops: they take tensors and know nothing of pages, deltas or transactions.
 
 `merge` changes a tensor under a mask, `words` shows any dtype as integers, `packing` packs masks,
-`compare` tells bits apart, `allocation` takes memory for large tensors, `storage` tells whether somebody else holds a tensor's memory,
+`compare` tells bits apart, `allocation` takes memory for large tensors, `room` lets them grow in place,
+`storage` tells whether somebody else holds a tensor's memory,
 `location` resolves where pages live, `ops` registers the merges with torch's dispatcher.
 """
 
@@ -16,6 +17,7 @@ from mmsb_torch.device.merge import (
 )
 from mmsb_torch.device.ops import LIBRARY
 from mmsb_torch.device.packing import pack_mask, unpack_mask
+from mmsb_torch.device.room import fill_behind, longer, room_of, with_room
 from mmsb_torch.device.storage import held_elsewhere, is_own_memory
 from mmsb_torch.device.words import (
     copy_of,
@@ -40,16 +42,20 @@ __all__ = [
     "delta_merge_rows",
     "empty",
     "fill",
+    "fill_behind",
     "flat_words",
     "from_words",
     "held_elsewhere",
     "is_own_memory",
+    "longer",
     "pack_mask",
     "require_dense",
     "resolve_device",
+    "room_of",
     "same_bits",
     "take_rows",
     "unpack_mask",
+    "with_room",
     "words",
     "zeros",
 ]

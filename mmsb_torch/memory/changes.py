@@ -12,6 +12,7 @@ from mmsb_torch.runtime.state import Batch
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
     from mmsb_torch.memory.page import Page
+    from mmsb_torch.runtime.state import Entry
 
 
 class Changes:
@@ -54,13 +55,29 @@ class Changes:
 
         A page may be updated several times: in order, composed into one delta and one epoch.
         """
+        entry = self._entry(page)
+        self._batch.update(entry, values, rows=rows, indices=indices, mask=mask)
+        self._expect(entry, epoch)
+
+    def append(self, page: Page | str, values: Any, *, epoch: int | None = None) -> None:
+        """As `mem.append`, to be committed with the rest.
+
+        Updates of the page that follow see the rows. They come after those that others append before
+        this transaction commits.
+        """
+        entry = self._entry(page)
+        self._batch.append(entry, values)
+        self._expect(entry, epoch)
+
+    def _entry(self, page: Page | str) -> Entry:
         if self._state != "open":
             raise TransactionError(
                 f"this transaction is {self._state}: expected a call inside its `with` block. "
                 "Use `with mem.commit() as tx: tx.update(...)`."
             )
-        entry = self._memory._handles.entry(page)  # noqa: SLF001 - one facade
-        self._batch.update(entry, values, rows=rows, indices=indices, mask=mask)
+        return self._memory._handles.entry(page)  # noqa: SLF001 - one facade
+
+    def _expect(self, entry: Entry, epoch: int | None) -> None:
         if epoch is not None:
             expected = self._epochs.setdefault(entry.info.id, epoch)
             if expected != epoch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmsb_torch.errors import CorruptStoreError
 from mmsb_torch.graph import Engine, Look, Node
 from mmsb_torch.instrumentation.context import as_plain, from_plain
-from mmsb_torch.runtime.state import Entry, Router
+from mmsb_torch.runtime.state import Entry, Journal, Router
 from mmsb_torch.runtime.store import Snapshot
 from mmsb_torch.runtime.store.log import About
 from mmsb_torch.runtime.store.manifest import Manifest
@@ -158,7 +158,7 @@ def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
     entry = Entry(info)
     entry.spec = spec
     entry.epoch, entry.content, entry.tx = page["epoch"], page["content"], page["tx"]
-    entry.journal.checkpoint = entry.journal.pending = entry.epoch
+    entry.journal = Journal(entry.epoch)
     if value is not None:
         entry.put(value.detach(), shared=False)
     return entry

@@ -158,3 +158,24 @@ def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta
             region, values_shape = Region(form, shape, pack_mask(mask), count), (count,)
     values = draw(tensors(values_shape, dtype))
     return Delta(number, 1, 0, region, values, number, "test")
+
+
+@st.composite
+def resizing_deltas(
+    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, shrink: bool = True
+) -> Delta:
+    """Deltas of a page of `shape` (not 0-dim) that give it any number of rows, the same one too."""
+    rows = draw(st.integers(0 if shrink else shape[0], shape[0] + 4))
+    delta = draw(deltas((rows, *shape[1:]), dtype))
+    delta = delta._replace(rows_before=None if rows == shape[0] else shape[0])
+    if delta.region.covers_from(shape[0]):
+        return delta
+    mask = delta.region.mask()  # rows that are added have to be covered
+    mask[shape[0] :] = True
+    values = draw(tensors((rows, *shape[1:]), dtype))
+    region = Region.where(mask)
+    dense = delta._replace(region=region, values=values)
+    if region.form is Form.ALL or draw(st.booleans()):
+        return dense
+    small = region.compact()
+    return delta._replace(region=small, values=small.pick(values))

@@ -9,7 +9,7 @@ from mmsb_torch.types.spec import Spec
 
 
 class PageInfo(NamedTuple):
-    """Identity of a page: fixed when the page is made."""
+    """Identity of a page: fixed when the page is made, but for the rows that it has."""
 
     id: int
     name: str

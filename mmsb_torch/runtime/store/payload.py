@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import pack_mask, unpack_mask, zeros
+from mmsb_torch.errors import UnsupportedError
 from mmsb_torch.runtime.store.sealed import Fields, strict_loads
 from mmsb_torch.runtime.store.tensorfile import decode_header, decode_tensors, encode_tensors
 from mmsb_torch.types import Delta, Form, PageInfo, Region, Spec, Transaction
@@ -25,7 +26,8 @@ from mmsb_torch.types.spec import dtype_named
 
 OPS_KEY = "mmsb.ops"
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-_VERSION = 1
+_VERSION = 2
+"""Of transactions in which a page gets more or fewer rows; all others are written as version 1."""
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
 
@@ -49,7 +51,7 @@ def describe(transaction: Transaction, names: Mapping[int, str]) -> tuple[dict[s
     tensors: dict[str, Tensor] = {}
     deltas = [_encode_delta(delta, names, tensors) for delta in transaction.deltas]
     ops = {
-        "version": _VERSION,
+        "version": 1 if all(d.rows_before is None for d in transaction.deltas) else _VERSION,
         "tx": transaction.tx,
         "time_ns": transaction.time_ns,
         "label": transaction.label,
@@ -93,6 +95,8 @@ def _encode_delta(
         "shape": list(region.shape),
         "dtype": str(values.dtype).removeprefix("torch."),
     }
+    if delta.rows_before is not None:
+        op["rows_before"] = delta.rows_before
     name = names.get(delta.page_id, f"page {delta.page_id}")
     if region.form is not Form.NONE:
         whole = region.form is Form.ALL
@@ -168,8 +172,13 @@ def outline_of_text(text: str, where: str) -> Fields:
     """As `outline`, of the text of "mmsb.ops"."""
     where = f"{where}: {OPS_KEY}"
     ops = Fields(strict_loads(text.encode("utf-8", "surrogatepass"), where), where)
-    if ops.count("version") != _VERSION:
-        raise ops.damage(f"version {ops.count('version')}, expected {_VERSION}")
+    if (version := ops.count("version")) > _VERSION:
+        raise UnsupportedError(
+            f"{where} has version {version}, this mmsb_torch knows {_VERSION}. "
+            "Open it with a newer mmsb_torch."
+        )
+    if version < 1:
+        raise ops.damage("expected a version from 1 on")
     return ops
 
 
@@ -201,7 +210,8 @@ def _page(fields: Fields) -> PageInfo:
 
 def _hollow_delta(fields: Fields) -> Delta:
     values = zeros((0,), _dtype(fields), torch.device("cpu"))
-    return _delta_with(fields, Region.none(_shape(fields)), values)
+    shape = _shape(fields)
+    return _delta_with(fields, Region.none(shape), values, _rows_before(fields, shape))
 
 
 def _dtype(fields: Fields) -> torch.dtype:
@@ -229,10 +239,20 @@ def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
             f"expected values {fields.get('dtype', str)}{list(expected)}, found "
             f"{values.dtype}{list(values.shape)}"
         )
-    return _delta_with(fields, region, values)
+    rows_before = _rows_before(fields, region.shape)
+    if rows_before is not None and not region.covers_from(rows_before):
+        raise fields.damage(f"not every row from {rows_before} on, where it had ended, is written")
+    return _delta_with(fields, region, values, rows_before)
 
 
-def _delta_with(fields: Fields, region: Region, values: Tensor) -> Delta:
+def _rows_before(fields: Fields, shape: tuple[int, ...]) -> int | None:
+    found = fields.optional("rows_before", int)
+    if found is not None and (not shape or not 0 <= found < 1 << 63 or found == shape[0]):
+        raise fields.damage(f"'rows_before': found {found} for the shape {list(shape[:16])}")
+    return found
+
+
+def _delta_with(fields: Fields, region: Region, values: Tensor, rows_before: int | None) -> Delta:
     base = fields.get("base", int)
     return Delta(
         fields.count("delta"),
@@ -242,6 +262,7 @@ def _delta_with(fields: Fields, region: Region, values: Tensor) -> Delta:
         values,
         fields.count("time_ns"),
         fields.get("source", str),
+        rows_before,
     )
 
 
