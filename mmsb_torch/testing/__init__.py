@@ -19,7 +19,10 @@ from mmsb_torch.testing.machine import MemoryMachine
 from mmsb_torch.testing.model import ModelMemory
 from mmsb_torch.testing.strategies import (
     DTYPES,
+    Append,
     Update,
+    appends,
+    apply_append,
     apply_update,
     deltas,
     random_bits,
@@ -32,6 +35,7 @@ from mmsb_torch.testing.workload import opened, same_values, values, work
 
 __all__ = [
     "DTYPES",
+    "Append",
     "Crash",
     "FailingDisk",
     "MemoryMachine",
@@ -40,6 +44,8 @@ __all__ = [
     "ShortDisk",
     "Update",
     "abandon",
+    "appends",
+    "apply_append",
     "apply_update",
     "crash_states",
     "deltas",

@@ -79,6 +79,22 @@ class Update:
         return f"Update({next(iter(self.options), 'all')}={where}, {words(self.values).tolist()})"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Append:
+    """The argument of `mem.append`: rows, [n, *shape[1:]]."""
+
+    values: Tensor
+
+    def __repr__(self) -> str:
+        return f"Append({words(self.values).tolist()})"
+
+
+@st.composite
+def appends(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Append:
+    """Rows for a page of `shape` (not 0-dim) and `dtype`, none of them too."""
+    return Append(draw(tensors((draw(st.integers(0, 3)), *shape[1:]), dtype)))
+
+
 @st.composite
 def updates(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Update:
     """Valid updates of a page of `shape` and `dtype`, in every form."""
@@ -129,6 +145,13 @@ def apply_update(tensor: Tensor, update: Update) -> Tensor:
         for i in where:
             bits[i] = new[i]
     return from_words(result, tensor.dtype, tuple(tensor.shape))
+
+
+def apply_append(tensor: Tensor, change: Append) -> Tensor:
+    """What the page should be afterwards."""
+    bits = torch.cat([words(tensor), words(change.values)])
+    rows = len(tensor) + len(change.values)
+    return from_words(bits, tensor.dtype, (rows, *tensor.shape[1:]))
 
 
 @st.composite

@@ -141,10 +141,8 @@ class Entry:
 
     def resize(self, shape: tuple[int, ...]) -> None:
         """Take another number of rows. Table lock held."""
-        assert self.info.spec is not None
-        self.spec = spec = self.info.spec._replace(shape=shape)
-        self.info = self.info._replace(spec=spec)
-        self.spare = None
+        self.info = self.info.resized(shape)
+        self.spec, self.spare = self.info.spec, None
 
     def retire(self, form: Form) -> None:
         """A delta of that form is about to be applied: keep, or let go of, memory. Table lock held."""
