@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device.allocation import empty
-from mmsb_torch.device.words import words
+from mmsb_torch.device.words import UNCOPYABLE, words
 
 _GROWTH = (
     1.5  # copies while a page grows row by row: twice its bytes in all, at 1.5; room: half a page
@@ -24,19 +24,19 @@ def with_room(tensor: Tensor, kept: int, rows: int) -> Tensor:
 
     The other rows are anything; the caller fills them.
     """
-    with torch.inference_mode(mode=False), torch.no_grad():
-        each = _row_bytes(tensor)
-        most = max(int(rows * _GROWTH), -(-_LEAST_BYTES // each)) if each else rows
-        room = empty((most, *tensor.shape[1:]), tensor.dtype, tensor.device)
-        words(room)[:kept].copy_(words(tensor)[:kept])
-        return longer(room, rows)
+    if torch.is_inference_mode_enabled():  # what is kept must have a version counter
+        with torch.inference_mode(mode=False):
+            return with_room(tensor, kept, rows)
+    each = _row_bytes(tensor)
+    most = max(int(rows * _GROWTH), -(-_LEAST_BYTES // each)) if each else rows
+    room = empty((most, *tensor.shape[1:]), tensor.dtype, tensor.device)
+    words(room)[:kept].copy_(words(tensor)[:kept])
+    return longer(room, rows)
 
 
 def longer(tensor: Tensor, rows: int) -> Tensor:
     """The first `rows` rows of the memory of `tensor`, a contiguous one: same version counter."""
-    shape = (rows, *tensor.shape[1:])
-    with torch.inference_mode(mode=False), torch.no_grad():
-        return tensor.detach().as_strided(shape, tensor.stride()).detach()
+    return tensor.as_strided((rows, *tensor.shape[1:]), tensor.stride()).detach()
 
 
 def room_of(tensor: Tensor) -> int:
@@ -50,15 +50,11 @@ def fill_behind(tensor: Tensor, first: int, values: Tensor) -> None:
 
     `values` is contiguous: [len(tensor) - first, *tensor.shape[1:]], of the same dtype and device.
     """
-    with torch.inference_mode(mode=False), torch.no_grad():
-        new = words(values)
-        storage, start = tensor.untyped_storage(), first * _row_bytes(tensor) // new.itemsize
-        behind = torch.empty(0, dtype=new.dtype, device=tensor.device)
-        behind.set_(storage, start, new.shape, new.stride()).copy_(new)
+    if tensor.dtype in UNCOPYABLE:
+        tensor, values = words(tensor), words(values)
+    tensor.data[first:].copy_(values)  # `data`: an alias with a version counter of its own
 
 
 def _row_bytes(tensor: Tensor) -> int:
     rows = tensor.shape[0]
-    if rows:
-        return tensor.nbytes // rows
-    return tensor.new_empty((1, *tensor.shape[1:])).nbytes
+    return tensor.nbytes // rows if rows else tensor.new_empty((1, *tensor.shape[1:])).nbytes
