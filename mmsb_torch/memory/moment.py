@@ -112,10 +112,14 @@ class PageDiff:
             return "<PageDiff: created>"
         if self.after is None:
             return "<PageDiff: not created yet>"
-        if self.before.shape != self.after.shape:
-            rows = f"{len(self.before)} to {len(self.after)} rows"
-            return f"<PageDiff: {self.region}; {rows}>"
-        return f"<PageDiff: {self.region}>"
+        return f"<PageDiff: {self.effect}>"
+
+    @property
+    def effect(self) -> str:
+        """Where it differs, and how many rows there were and are if that differs."""
+        if self.before is None or self.after is None or self.before.shape == self.after.shape:
+            return str(self.region)
+        return f"{self.region}; {len(self.before)} to {len(self.after)} rows"
 
 
 class Diff(Mapping[str, PageDiff]):
