@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -182,13 +183,17 @@ def difference(memory: Memory, a: str, b: str) -> dict[str, Any]:
 def _changed(name: str, page: PageDiff) -> dict[str, Any]:
     value = page.after if page.after is not None else page.before
     assert value is not None
-    made, gone = page.before is None, page.after is None
+    if page.before is None or page.after is None:
+        change = "made" if page.before is None else "not made yet"
+    else:
+        more = page.after.numel() - page.before.numel()
+        change = "grown" if more > 0 else "shrunk" if more else "changed"
     return {
         "name": name,
-        "change": "made" if made else "not made yet" if gone else "changed",
-        "region": str(page.region),
+        "change": change,
+        "region": page.effect,
         "elements": page.region.count,
-        "of": value.numel(),
+        "of": math.prod(page.region.shape),
         "bytes": page.region.count * value.dtype.itemsize,
     }
 

@@ -212,7 +212,7 @@ def _edits(engine: Engine, entry: Entry, after_epoch: int, most: int = 5) -> tup
         epoch = delta.base_epoch + 1
         if epoch <= after_epoch and (found or delta.source != "create"):
             break
-        region = str(delta.region)
+        region = delta.effect
         found.append(Edit(entry.info.name, number, epoch, log[number].label, region, delta.source))
         if len(found) == most or delta.source == "create":
             break

@@ -12,6 +12,7 @@ from mmsb_torch.runtime.state import Batch
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
     from mmsb_torch.memory.page import Page
+    from mmsb_torch.runtime.state import Entry
 
 
 class Changes:
@@ -54,21 +55,38 @@ class Changes:
 
         A page may be updated several times: in order, composed into one delta and one epoch.
         """
+        entry = self._entry(page, epoch)
+        self._batch.update(entry, values, rows=rows, indices=indices, mask=mask)
+        if epoch is not None:
+            self._epochs[entry.info.id] = epoch
+
+    def append(self, page: Page | str, values: Any, *, epoch: int | None = None) -> None:
+        """As `mem.append`, to be committed with the rest.
+
+        Updates of the page that follow see the rows. They come after those that others append before
+        this transaction commits.
+        """
+        entry = self._entry(page, epoch)
+        self._batch.append(entry, values)
+        if epoch is not None:
+            self._epochs[entry.info.id] = epoch
+
+    def _entry(self, page: Page | str, epoch: int | None) -> Entry:
+        """The page to be changed, of which that epoch is expected."""
         if self._state != "open":
             raise TransactionError(
                 f"this transaction is {self._state}: expected a call inside its `with` block. "
                 "Use `with mem.commit() as tx: tx.update(...)`."
             )
         entry = self._memory._handles.entry(page)  # noqa: SLF001 - one facade
-        self._batch.update(entry, values, rows=rows, indices=indices, mask=mask)
-        if epoch is not None:
-            expected = self._epochs.setdefault(entry.info.id, epoch)
-            if expected != epoch:
-                raise EpochConflictError(
-                    f"page {entry.info.name!r} cannot be at epoch {expected} and at {epoch}: "
-                    "expect one epoch a page in a transaction.",
-                    page_id=entry.info.id,
-                )
+        expected = self._epochs.get(entry.info.id)
+        if None not in (epoch, expected) and expected != epoch:
+            raise EpochConflictError(
+                f"page {entry.info.name!r} cannot be at epoch {expected} and at {epoch}: "
+                "expect one epoch a page in a transaction.",
+                page_id=entry.info.id,
+            )
+        return entry
 
     def __enter__(self) -> Self:
         if self._state != "new":

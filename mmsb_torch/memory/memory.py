@@ -19,7 +19,7 @@ from mmsb_torch.memory.keeper import Keeper
 from mmsb_torch.memory.moment import Diff, Moment, diff, restore
 from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
-from mmsb_torch.runtime.state import Batch, Entry, Router, stage
+from mmsb_torch.runtime.state import Batch, Entry, Router, stage, stage_append
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import Delta, Event, EventType
 
@@ -157,6 +157,25 @@ class Memory(Keeper):
             return self._commit(batch.take(), epochs=expected, bases=batch.bases)
         delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
         return self._commit([delta], epochs=expected)
+
+    def append(self, page: Page | str, values: Any, *, epoch: int | None = None) -> int:
+        """Add rows after the last of a page: one delta, one epoch. Returns the transaction's number.
+
+        Costs in proportion to the rows that are added, in memory (where a page keeps room for half
+        as many rows again) and on disk. A `page.tensor` taken before keeps its rows.
+
+        Args:
+            page: the page or its name.
+            values: [n, *shape[1:]] of the page's dtype and device, copied; none of them is a change
+                of nothing.
+            epoch: as of `update`.
+
+        Raises:
+            as `update`; nothing was changed.
+        """
+        entry = self._handles.entry(page)
+        expected = None if epoch is None else {entry.info.id: epoch}
+        return self._commit([stage_append(entry, values)], epochs=expected)
 
     def update_many(
         self, updates: Iterable[tuple[Page | str, Any, Any]], *, label: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from mmsb_torch.device import changed_elements, same_bits
@@ -12,7 +13,7 @@ from mmsb_torch.errors import EpochConflictError, PageNotFoundError
 from mmsb_torch.graph import Engine, Past
 from mmsb_torch.runtime.state import Entry, epoch_at, next_delta_id, value_at
 from mmsb_torch.runtime.store.log import About
-from mmsb_torch.types import Delta, Region
+from mmsb_torch.types import ANY_ROWS, Delta, Region
 
 _TRIES = 3  # comparisons before a restore among busy writers brings whole pages
 
@@ -103,14 +104,22 @@ class PageDiff:
         self.after = after
         """The value at the second moment; None if the page did not exist yet."""
         self.region = region
-        """Exactly the elements whose bits differ."""
+        """Exactly the elements whose bits differ, of the larger of both if one has more rows: rows
+        that the other does not have differ."""
 
     def __repr__(self) -> str:
         if self.before is None:
             return "<PageDiff: created>"
         if self.after is None:
             return "<PageDiff: not created yet>"
-        return f"<PageDiff: {self.region}>"
+        return f"<PageDiff: {self.effect}>"
+
+    @property
+    def effect(self) -> str:
+        """Where it differs, and how many rows there were and are if that differs."""
+        if self.before is None or self.after is None or self.before.shape == self.after.shape:
+            return str(self.region)
+        return f"{self.region}; {len(self.before)} to {len(self.after)} rows"
 
 
 class Diff(Mapping[str, PageDiff]):
@@ -150,9 +159,19 @@ def diff(engine: Engine, a: int, b: int) -> Diff:
             assert there is not None
             pages[entry.info.name] = PageDiff(before, after, Region.all(tuple(there.shape)))
         elif not same_bits(before, after):
-            region = Region.where(changed_elements(before, after)).compact()
-            pages[entry.info.name] = PageDiff(before, after, region)
+            pages[entry.info.name] = PageDiff(before, after, _different(before, after))
     return Diff(a, b, pages)
+
+
+def _different(before: Tensor, after: Tensor) -> Region:
+    """Where two values of a page differ, which may have different numbers of rows."""
+    if before.shape == after.shape:
+        return Region.where(changed_elements(before, after)).compact()
+    rows = min(len(before), len(after))
+    longer = before if len(before) > rows else after
+    mask = torch.ones(longer.shape, dtype=torch.bool, device=longer.device)
+    mask[:rows] = changed_elements(before[:rows], after[:rows])
+    return Region.where(mask).compact()
 
 
 def restore(engine: Engine, target: int, commit: Callable[..., int]) -> int:
@@ -175,9 +194,9 @@ def _everything(engine: Engine, target: int) -> list[Delta]:
         value = None if entry.info.derived else _value(engine, entry, target)
         if value is not None:
             region = Region.all(tuple(value.shape))
-            number = next_delta_id()
+            number, rows = next_delta_id(), ANY_ROWS if value.dim() else None
             deltas.append(
-                Delta(number, entry.info.id, -1, region, value, time.time_ns(), "restore")
+                Delta(number, entry.info.id, -1, region, value, time.time_ns(), "restore", rows)
             )
     return deltas
 
@@ -189,16 +208,21 @@ def _way_back(engine: Engine, now: int, target: int) -> list[Delta]:
     for name, found in diff(engine, now, target).items():
         if found.before is None or found.after is None:  # made later than `target`: left alone
             continue
-        values = found.region.pick(found.after)
+        region, rows = found.region, None
+        if found.before.shape != found.after.shape:
+            rows = len(found.before)
+            region = region.resized(len(found.after), found.after.device)
+        values = region.pick(found.after)
         deltas.append(
             Delta(
                 next_delta_id(),
                 table.find(name).info.id,
                 -1,
-                found.region,
+                region,
                 values,
                 time.time_ns(),
                 "restore",
+                rows,
             )
         )
     return deltas

@@ -32,10 +32,17 @@ class Change(NamedTuple):
     region: Region
     nbytes: int
     source: str
+    rows_before: int | None = None
+    """Rows that the page had before, if afterwards it has another number of them."""
 
     def __repr__(self) -> str:
         label = f" {self.label!r}" if self.label else ""
-        return f"<Change tx {self.tx}{label} epoch {self.epoch}: {self.region}, {self.source}>"
+        rows = ""
+        if self.rows_before is not None:
+            rows = f"; {self.rows_before} to {self.region.shape[0]} rows"
+        return (
+            f"<Change tx {self.tx}{label} epoch {self.epoch}: {self.region}{rows}, {self.source}>"
+        )
 
 
 class Page:
@@ -140,9 +147,10 @@ class Page:
     def changed(self) -> Region:
         """What deltas touched since the last checkpoint, as a region."""
         self._memory._router.check_open()  # noqa: SLF001
-        entry, shape = self._entry, self._spec.shape
+        entry, spec = self._entry, self._spec
         with self._memory._router.table.lock:  # noqa: SLF001
-            return entry.journal.since(entry.journal.checkpoint, shape)
+            spec = entry.info.spec or spec  # it may have got more rows since
+            return entry.journal.since(entry.journal.checkpoint, spec.shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,5 +219,12 @@ def _change(record: Transaction, page: int) -> Change:
     assert delta is not None
     epoch = delta.base_epoch + 1
     return Change(
-        record.tx, epoch, record.label, record.time_ns, delta.region, delta.nbytes, delta.source
+        record.tx,
+        epoch,
+        record.label,
+        record.time_ns,
+        delta.region,
+        delta.nbytes,
+        delta.source,
+        delta.rows_before,
     )

@@ -76,6 +76,8 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
         "device": str(entry.spec.device) if entry.spec is not None else None,
         "metadata": dict(info.metadata),
     }
+    if info.rows_made is not None:
+        page["rows_made"] = info.rows_made
     if node is not None:
         page["derived"] = {
             "recipe": node.label,
@@ -154,6 +156,7 @@ def _entry(page: Mapping[str, Any], value: Tensor | None) -> Entry:
         derived,
         MappingProxyType(page["metadata"]),
         page["created_ns"],
+        page.get("rows_made"),
     )
     entry = Entry(info)
     entry.spec = spec

@@ -19,10 +19,14 @@ from mmsb_torch.testing.machine import MemoryMachine
 from mmsb_torch.testing.model import ModelMemory
 from mmsb_torch.testing.strategies import (
     DTYPES,
+    Append,
     Update,
+    appends,
+    apply_append,
     apply_update,
     deltas,
     random_bits,
+    resizing_deltas,
     shapes,
     tensors,
     updates,
@@ -31,6 +35,7 @@ from mmsb_torch.testing.workload import opened, same_values, values, work
 
 __all__ = [
     "DTYPES",
+    "Append",
     "Crash",
     "FailingDisk",
     "MemoryMachine",
@@ -39,12 +44,15 @@ __all__ = [
     "ShortDisk",
     "Update",
     "abandon",
+    "appends",
+    "apply_append",
     "apply_update",
     "crash_states",
     "deltas",
     "open_on",
     "opened",
     "random_bits",
+    "resizing_deltas",
     "same_values",
     "shapes",
     "tensors",

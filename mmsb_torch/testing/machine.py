@@ -17,7 +17,16 @@ from mmsb_torch.memory import Memory
 from mmsb_torch.memory import open as open_memory
 from mmsb_torch.testing.disks import abandon
 from mmsb_torch.testing.model import ModelMemory
-from mmsb_torch.testing.strategies import DTYPES, Update, random_bits, shapes, updates
+from mmsb_torch.testing.strategies import (
+    DTYPES,
+    Append,
+    Update,
+    appends,
+    apply_append,
+    random_bits,
+    shapes,
+    updates,
+)
 from mmsb_torch.types import Spec
 
 
@@ -36,6 +45,11 @@ def doubled(a: Tensor, b: Tensor) -> Tensor:
     if a.shape == b.shape and a.dtype == b.dtype:
         return torch.stack([words(a), words(b)])
     return a
+
+
+def _differs(old: Tensor, new: Tensor, rows: int | None) -> Tensor:
+    """Where two values differ in the rows that both have."""
+    return changed_elements(old, new) if rows is None else changed_elements(old[:rows], new[:rows])
 
 
 _ONE: tuple[Callable[..., Tensor], ...] = (flipped, first_row)
@@ -58,6 +72,8 @@ class MemoryMachine(RuleBasedStateMachine):
         self.memory: Memory = open_memory(self.folder / "run.mmsb")
         self.model = ModelMemory()
         self.count = 0
+        self.aliases: list[tuple[Tensor, Tensor]] = []
+        """Tensors that somebody holds, and what they have to be."""
 
     @rule(
         target=names,
@@ -97,19 +113,41 @@ class MemoryMachine(RuleBasedStateMachine):
         self.memory.update(name, value)
         self.model.commit([(name, Update(value))])
 
+    @rule(name=names, data=st.data(), held=st.booleans())
+    def append(self, name: str, data: st.DataObject, held: bool) -> None:
+        """Rows are added; an alias taken before keeps its rows and their values."""
+        value = self.model.state[name]
+        if not value.dim():
+            return
+        change = data.draw(appends(tuple(value.shape), value.dtype))
+        alias = self.memory[name].tensor if held else None
+        self.memory.append(name, change.values)
+        self.model.commit([(name, change)])
+        assert alias is None or same_bits(alias, value)
+        self.aliases = [(alias, value)] if alias is not None else []
+
     @rule(chosen=st.lists(names, min_size=1, max_size=4), data=st.data(), fail=st.booleans())
     def commit(self, chosen: list[str], data: st.DataObject, fail: bool) -> None:
-        """Several updates, some of one page, together; or an exception and none of them."""
-        changes = []
+        """Several updates and appends, some of one page, together; or an exception and none of them."""
+        changes: list[tuple[str, Update | Append]] = []
+        state = dict(self.model.state)
         for name in chosen:
-            value = self.model.state[name]
-            changes.append((name, data.draw(updates(tuple(value.shape), value.dtype))))
+            value = state[name]
+            if value.dim() and data.draw(st.booleans()):
+                rows = data.draw(appends(tuple(value.shape), value.dtype))
+                state[name] = apply_append(value, rows)
+                changes.append((name, rows))
+            else:
+                changes.append((name, data.draw(updates(tuple(value.shape), value.dtype))))
         label = f"label {self.count}"
         self.count += 1
         try:
             with self.memory.commit(label) as tx:
                 for name, change in changes:
-                    tx.update(name, change.values, **change.options)
+                    if isinstance(change, Append):
+                        tx.append(name, change.values)
+                    else:
+                        tx.update(name, change.values, **change.options)
                 if fail:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -165,11 +203,39 @@ class MemoryMachine(RuleBasedStateMachine):
         if not self.model.tx:
             return
         tx = data.draw(st.integers(1, self.model.tx))
-        before = dict(self.model.state)
         self.memory.restore(tx)
-        for name in self.model.restore(tx):
-            old, new = before[name], self.model.state[name]
-            self.model.touched[name] = self.model.touched[name] | changed_elements(old, new)
+        self.model.restore(tx)
+
+    @rule(data=st.data())
+    def compare(self, data: st.DataObject) -> None:
+        """Two moments differ where their values do; rows that one does not have differ."""
+        if not self.model.tx:
+            return
+        a, b = (data.draw(st.integers(1, self.model.tx)) for _ in "ab")
+        then, now = self.model.states[a], self.model.states[b]
+        found = self.memory.diff(a, b)
+        both = {name for name in then if name in now}
+        assert {name for name in both if name in found} == {
+            name for name in both if not same_bits(then[name], now[name])
+        }
+        for name in both & set(found):
+            mask, old, new = found[name].region.mask(), then[name], now[name]
+            rows = min(len(old), len(new)) if old.dim() else None
+            assert tuple(mask.shape) == max(old.shape, new.shape)
+            assert torch.equal(mask[:rows] if rows is not None else mask, _differs(old, new, rows))
+            assert rows is None or bool(mask[rows:].all())
+
+    @rule(name=names, data=st.data())
+    def look_at_the_journal(self, name: str, data: st.DataObject) -> None:
+        """What changed since an epoch is never less than what did, whatever came in between."""
+        epoch = data.draw(st.integers(0, self.model.epochs[name]))
+        old, new = self.model.values[name][epoch], self.model.state[name]
+        entry = self.memory[name]._entry  # noqa: SLF001 - nobody else asks for it yet
+        told = entry.journal.since(epoch, tuple(new.shape)).mask()
+        rows = min(len(old), len(new)) if old.dim() else None
+        changed = _differs(old, new, rows)
+        assert not bool((changed & ~(told if rows is None else told[:rows])).any())
+        assert rows is None or bool(told[rows:].all())
 
     @rule(keep=st.integers(1, 3))
     def checkpoint(self, keep: int) -> None:
@@ -214,6 +280,7 @@ class MemoryMachine(RuleBasedStateMachine):
             assert page.epoch == self.model.epochs[name], name
             assert torch.equal(page.mask, self.model.touched[name]), name
         assert self.memory.tx == self.model.tx
+        assert all(same_bits(alias, value) for alias, value in self.aliases)
 
     def teardown(self) -> None:
         """Close, and remove the store."""

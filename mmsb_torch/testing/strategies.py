@@ -79,6 +79,22 @@ class Update:
         return f"Update({next(iter(self.options), 'all')}={where}, {words(self.values).tolist()})"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Append:
+    """The argument of `mem.append`: rows, [n, *shape[1:]]."""
+
+    values: Tensor
+
+    def __repr__(self) -> str:
+        return f"Append({words(self.values).tolist()})"
+
+
+@st.composite
+def appends(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Append:
+    """Rows for a page of `shape` (not 0-dim) and `dtype`, none of them too."""
+    return Append(draw(tensors((draw(st.integers(0, 3)), *shape[1:]), dtype)))
+
+
 @st.composite
 def updates(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Update:
     """Valid updates of a page of `shape` and `dtype`, in every form."""
@@ -131,6 +147,13 @@ def apply_update(tensor: Tensor, update: Update) -> Tensor:
     return from_words(result, tensor.dtype, tuple(tensor.shape))
 
 
+def apply_append(tensor: Tensor, change: Append) -> Tensor:
+    """What the page should be afterwards."""
+    bits = torch.cat([words(tensor), words(change.values)])
+    rows = len(tensor) + len(change.values)
+    return from_words(bits, tensor.dtype, (rows, *tensor.shape[1:]))
+
+
 @st.composite
 def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta:
     """Deltas of a page of `shape` and `dtype` in every form that a delta has."""
@@ -162,3 +185,24 @@ def deltas(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Delta
     if region.row is not None:
         values = copy_of(values)
     return Delta(number, 1, 0, region, values, number, "test")
+
+
+@st.composite
+def resizing_deltas(
+    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, shrink: bool = True
+) -> Delta:
+    """Deltas of a page of `shape` (not 0-dim) that give it any number of rows, the same one too."""
+    rows = draw(st.integers(0 if shrink else shape[0], shape[0] + 4))
+    delta = draw(deltas((rows, *shape[1:]), dtype))
+    delta = delta._replace(rows_before=None if rows == shape[0] else shape[0])
+    if delta.region.covers_from(shape[0]):
+        return delta
+    mask = delta.region.mask()  # rows that are added have to be covered
+    mask[shape[0] :] = True
+    values = draw(tensors((rows, *shape[1:]), dtype))
+    region = Region.where(mask)
+    dense = delta._replace(region=region, values=values)
+    if region.form is Form.ALL or draw(st.booleans()):
+        return dense
+    small = region.compact()
+    return delta._replace(region=small, values=small.pick(values))

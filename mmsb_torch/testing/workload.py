@@ -31,7 +31,7 @@ def same_values(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bo
 
 
 def work(memory: Memory, count: int = 20, states: States | None = None) -> States:
-    """Edits of every form up to transaction `count`, always the same ones.
+    """Edits of every form, and appends, up to transaction `count`, always the same ones.
 
     Args:
         memory: an empty memory, or one that this function worked on before.
@@ -54,19 +54,24 @@ def work(memory: Memory, count: int = 20, states: States | None = None) -> State
 def _edit(memory: Memory) -> None:
     tx, value = memory.tx, float(memory.tx)
     numbers = random.Random(tx)  # noqa: S311 - any numbers will do
-    if tx % 5 == 0:
+    [rows] = memory["b"].shape
+    if tx % 6 == 5:
+        memory.append("b", torch.arange(1 + tx % 2, dtype=torch.int16) - tx)
+    elif tx % 5 == 0:
         memory.update("a", torch.full((4, 3), value))
     elif tx % 5 == 1:
         memory.update("a", torch.full((1, 3), value), rows=[numbers.randrange(4)])
     elif tx % 5 == 2:
-        memory.update("b", tx, indices=[numbers.randrange(8)])
+        memory.update("b", tx, indices=[numbers.randrange(rows)])
     elif tx % 5 == 3:
         mask = torch.rand(4, 3, generator=torch.Generator().manual_seed(tx)) < 0.4
         memory.update("a", torch.full((4, 3), -value), mask=mask)
     else:
         with memory.commit(f"label {tx}", step=tx) as changes:
             changes.update("a", value, rows=[0])
-            changes.update("b", torch.arange(8, dtype=torch.int16) * tx)
+            changes.update("b", torch.arange(rows, dtype=torch.int16) * tx)
+            changes.append("b", torch.full((1,), tx, dtype=torch.int16))
+            changes.update("b", -tx, rows=[rows, 1])
 
 
 def opened(

@@ -2,6 +2,10 @@
 
 Laws, tested: `apply` twice is `apply` once; `apply(apply(p, a), b) == apply(p, compose(a, b))`;
 deltas of disjoint regions commute; `compress` changes the form, never the effect.
+
+A page may get more or fewer rows (dimension 0). A delta's region has the shape that the page has
+afterwards, and every row that was not there before is inside; `rows_before` says how many were there
+if that is another number. So what a delta does is: cut or extend to its shape, then write its region.
 """
 
 from __future__ import annotations
@@ -48,6 +52,10 @@ class Delta(NamedTuple):
     time_ns: int
     source: str
     """Who made it: "user", "recompute", "restore", "create", "load"."""
+    rows_before: int | None = None
+    """Rows of the page before this delta, if afterwards it has another number of them.
+
+    `ANY_ROWS` until it commits: however many there are then."""
 
     @property
     def nbytes(self) -> int:
@@ -56,17 +64,24 @@ class Delta(NamedTuple):
 
     def at(self, epoch: int) -> Delta:
         """The same change of the page at `epoch` (`_replace` takes eight times as long)."""
-        number, page_id, _, region, values, time_ns, source = self
-        return make_delta((number, page_id, epoch, region, values, time_ns, source))
+        number, page_id, _, region, values, time_ns, source, rows_before = self
+        return make_delta((number, page_id, epoch, region, values, time_ns, source, rows_before))
 
     def compress(self) -> Delta:
         """The same change in the form that takes the fewest bytes; see `compress`."""
         return compress(self)
 
+    @property
+    def effect(self) -> str:
+        """What it writes, and how many rows the page has before and after if that differs."""
+        if self.rows_before is None:
+            return str(self.region)
+        return f"{self.region}; {self.rows_before} to {self.region.shape[0]} rows"
+
     def __repr__(self) -> str:
         return (
             f"<Delta {self.id} of page {self.page_id} epoch {self.base_epoch} -> "
-            f"{self.base_epoch + 1}: {self.region}, {self.nbytes} bytes, {self.source}>"
+            f"{self.base_epoch + 1}: {self.effect}, {self.nbytes} bytes, {self.source}>"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -79,18 +94,20 @@ class Delta(NamedTuple):
         return id(self)
 
 
+ANY_ROWS = -1
+"""`rows_before` of a staged delta that gives a page its rows, however many it has by then."""
 NARROW_BYTES = 4096
 """Whole-page writes from this size on are compared with what is there."""
 _PROBES = 128  # each is a cache miss or two
 _WORTH = 0.75  # a narrowed delta has to be smaller than this share of the whole
 
-make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str]], Delta]
+make_delta: Callable[[tuple[int, int, int, Region, Tensor, int, str, int | None]], Delta]
 make_delta = functools.partial(tuple.__new__, Delta)
 """A delta from its fields in order, at a third of the constructor's cost."""
 
 
 def apply(tensor: Tensor, delta: Delta) -> None:
-    """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, shape and device."""
+    """Merge `delta` into `tensor` in place: contiguous, of the page's dtype, device and new shape."""
     region = delta.region
     row = region.row
     if row is not None:
@@ -107,9 +124,33 @@ def apply(tensor: Tensor, delta: Delta) -> None:
         delta_merge_bits(tensor, delta.values, _index(region))
 
 
+def after(tensor: Tensor, deltas: Sequence[Delta]) -> Tensor:
+    """What the deltas, one after another, make of `tensor`, which is given up: it may be written.
+
+    Rows that a delta adds and does not cover would be zero.
+    """
+    if torch.is_inference_mode_enabled():  # what is kept must have a version counter
+        with torch.inference_mode(mode=False):
+            return after(tensor, deltas)
+    shapes = [delta.region.shape for delta in deltas]
+    if all(shape == tensor.shape for shape in shapes):
+        for delta in deltas:
+            apply(tensor, delta)
+        return tensor
+    most, rows = max(len(tensor), *(shape[0] for shape in shapes)), len(tensor)
+    room = zeros((most, *tensor.shape[1:]), tensor.dtype, tensor.device)
+    words(room)[:rows].copy_(words(tensor))
+    for delta in deltas:
+        rows = delta.region.shape[0]
+        apply(room[:rows], delta)
+    return room if rows == most else copy_of(room[:rows])
+
+
 def changes_bits(tensor: Tensor, delta: Delta) -> bool:
     """Whether applying `delta` to `tensor` would change a bit; reads what the region covers."""
     region = delta.region
+    if region.shape != tensor.shape:
+        return True
     if region.form is Form.NONE:
         return False
     if region.form is Form.ALL:
@@ -128,21 +169,23 @@ def compose(first: Delta, second: Delta) -> Delta:
         with torch.inference_mode(mode=False):
             return compose(first, second)
     a, b = first.region, second.region
-    if b.form is Form.ALL or _is_nothing(a):
-        return _unless_nothing(second._replace(base_epoch=first.base_epoch))
+    if b.form is Form.ALL:
+        return _over(second, first, b, second.values)
+    if a.form is Form.ALL and not (_is_nothing(b) and a.shape == b.shape):
+        return _over(second, first, Region.all(b.shape), after(copy_of(first.values), [second]))
+    before, first = first, fitted(first, b.shape)
+    a = first.region
+    if _is_nothing(a):
+        return _unless_nothing(_over(second, before, b, second.values))
     if _is_nothing(b):
-        return _unless_nothing(_over(second, first, first.region, first.values))
-    if a.form is Form.ALL:
-        values = copy_of(first.values)
-        apply(values, second)
-        return _over(second, first, a, values)
+        return _unless_nothing(_over(second, before, a, first.values))
     if a.form is b.form and a.form in {Form.ROWS, Form.ELEMENTS}:
-        return _unless_nothing(_over(second, first, *_overlay([first, second])))
+        return _unless_nothing(_over(second, before, *_overlay([first, second])))
     values = _dense(first)
     apply(values, second)
     mask = a.mask() | b.mask()
     region = Region.where(mask)
-    return compress(_over(second, first, region, values))
+    return compress(_over(second, before, region, values))
 
 
 def compose_all(deltas: Sequence[Delta]) -> Delta:
@@ -157,23 +200,16 @@ def compose_all(deltas: Sequence[Delta]) -> Delta:
     whole = [at for at, delta in enumerate(deltas) if delta.region.form is Form.ALL]
     found, at = deltas[0], 1
     if whole:  # what came before is covered
-        found, at = deltas[whole[-1]]._replace(base_epoch=found.base_epoch), whole[-1] + 1
+        last = deltas[whole[-1]]
+        found, at = _over(last, found, last.region, last.values), whole[-1] + 1
     while at < len(deltas):
-        stop, form = at + 1, found.region.form
-        if form is Form.ALL:
-            stop = len(deltas)
-            values = copy_of(found.values)
-            for delta in deltas[at:]:
-                apply(values, delta)
-            found = _over(deltas[-1], found, found.region, values)
-        elif (
-            form is deltas[at].region.form
-            and form in {Form.ROWS, Form.ELEMENTS}
-            and not (found.region.empty or deltas[at].region.empty)
-        ):
-            while stop < len(deltas) and deltas[stop].region.form is form:
-                if deltas[stop].region.empty:
-                    break
+        stop = at + 1
+        if found.region.form is Form.ALL:
+            last, stop = deltas[-1], len(deltas)
+            values = after(copy_of(found.values), deltas[at:])
+            found = _over(last, found, Region.all(last.region.shape), values)
+        elif _follows(found, deltas[at]):
+            while stop < len(deltas) and _follows(deltas[stop - 1], deltas[stop]):
                 stop += 1
             found = _unless_nothing(
                 _over(deltas[stop - 1], found, *_overlay([found, *deltas[at:stop]]))
@@ -182,6 +218,37 @@ def compose_all(deltas: Sequence[Delta]) -> Delta:
             found = compose(found, deltas[at])
         at = stop
     return found
+
+
+def _follows(first: Delta, second: Delta) -> bool:
+    """Whether both are rows, or both elements, not none of them, and none of the first are cut off."""
+    a, b = first.region, second.region
+    return (
+        a.form is b.form
+        and a.form in {Form.ROWS, Form.ELEMENTS}
+        and not (a.empty or b.empty)
+        and a.shape[:1] <= b.shape[:1]
+    )
+
+
+def fitted(delta: Delta, shape: tuple[int, ...]) -> Delta:
+    """The same change of a page that has the rows of `shape` meanwhile: those beyond are cut off.
+
+    For what comes before or after it in a transaction; `rows_before` is left as it is.
+    """
+    region, values = delta.region, delta.values
+    if region.shape == shape:
+        return delta
+    if region.form is Form.MASK:
+        region, values = region.compact(), region.compact().pick(values)
+    region = region.resized(shape[0], values.device)
+    expected: tuple[int, ...] = (region.count,)
+    if region.form is Form.ALL:
+        expected = shape
+    elif region.form is Form.ROWS:
+        expected = (_index(region).numel(), *shape[1:])
+    kept = values.reshape(-1)[: math.prod(expected)].view(expected)
+    return delta._replace(region=region, values=kept)
 
 
 def compress(delta: Delta) -> Delta:
@@ -213,7 +280,11 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
     at a few elements comes first: if most of them change, everything is kept.
     """
     values = delta.values
-    if delta.region.form is not Form.ALL or values.nbytes < NARROW_BYTES:
+    if (
+        delta.region.form is not Form.ALL
+        or values.nbytes < NARROW_BYTES
+        or values.shape != present.shape
+    ):
         return delta
     if same_bits(present, values):  # reads up to the first difference
         region = Region.none(delta.region.shape)
@@ -235,7 +306,12 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
 
 
 def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:
-    return second._replace(base_epoch=first.base_epoch, region=region, values=values)
+    """What both do, as `region` and `values`: the first's past, the second's name."""
+    before = first.region.shape[:1] if first.rows_before is None else (first.rows_before,)
+    rows_before = None if before == region.shape[:1] else before[0]
+    return second._replace(
+        base_epoch=first.base_epoch, region=region, values=values, rows_before=rows_before
+    )
 
 
 def _is_nothing(region: Region) -> bool:
@@ -259,7 +335,7 @@ def _overlay(deltas: Sequence[Delta]) -> tuple[Region, Tensor]:
     torch.ne(index[1:], index[:-1], out=last[:-1])
     first, joined = deltas[0], index[last]
     make = Region.rows if first.region.form is Form.ROWS else Region.elements
-    region = make(first.region.shape, joined)
+    region = make(deltas[-1].region.shape, joined)
     bits = torch.cat([words(delta.values) for delta in deltas]).index_select(0, order[last])
     shape = (joined.numel(), *first.values.shape[1:])
     values = from_words(bits, first.values.dtype, shape)

@@ -9,7 +9,7 @@ from mmsb_torch.types.spec import Spec
 
 
 class PageInfo(NamedTuple):
-    """Identity of a page: fixed when the page is made."""
+    """Identity of a page: fixed when the page is made, but for the rows that it has."""
 
     id: int
     name: str
@@ -19,3 +19,11 @@ class PageInfo(NamedTuple):
     metadata: Mapping[str, Any]
     """Plain data (JSON) that its maker gave; read-only."""
     created_ns: int
+    rows_made: int | None = None
+    """Rows that it was made with, if it got another number of them since."""
+
+    def resized(self, shape: tuple[int, ...]) -> PageInfo:
+        """The same page with another number of rows."""
+        assert self.spec is not None
+        made = self.spec.shape[0] if self.rows_made is None else self.rows_made
+        return self._replace(spec=self.spec._replace(shape=shape), rows_made=made)

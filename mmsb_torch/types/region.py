@@ -197,6 +197,53 @@ class Region(_Fields):
             return Region.elements(self.shape, mask.view(-1).nonzero().view(-1))
         return Region(Form.BITS, self.shape, pack_mask(mask), self.count)
 
+    def resized(self, rows: int, device: torch.device | None = None) -> Region:
+        """The same elements of a tensor of `rows` rows: those beyond are cut off, new rows are outside.
+
+        The form stays, but for everything, which becomes the rows of before (on `device`).
+        """
+        shape = (rows, *self.shape[1:])
+        if shape == self.shape:
+            return self
+        grown, total = rows > self.shape[0], math.prod(shape)
+        if self.form is Form.NONE:
+            return Region.none(shape)
+        if self.form is Form.ALL:
+            if not grown:
+                return Region.all(shape)
+            return Region.rows(shape, torch.arange(self.shape[0], device=device or "cpu"))
+        index = self._index
+        if self.form in _INDEXED:
+            whole = self.form is Form.ROWS
+            if not grown:
+                index = index[: int((index < (rows if whole else total)).sum())]
+            return (Region.rows if whole else Region.elements)(shape, index)
+        if grown:
+            bits = self.form is Form.BITS
+            wider = zeros((-(-total // 8),) if bits else shape, index.dtype, index.device)
+            wider[: index.shape[0]] = index
+            return Region(self.form, shape, wider, self.count)
+        mask = self.mask()[:rows]
+        found = Region.where(mask)
+        if self.form is Form.MASK or found.form is not Form.MASK:
+            return found
+        return Region(Form.BITS, shape, pack_mask(mask), found.count)
+
+    def covers_from(self, row: int) -> bool:
+        """Whether every element of row `row` and of those after it is inside."""
+        total, start = math.prod(self.shape), row * math.prod(self.shape[1:])
+        if start >= total or self.form is Form.ALL:
+            return True
+        if self.form is Form.NONE:
+            return False
+        if self.form is Form.MASK:
+            return bool(self._index[row:].all())
+        if self.form is Form.BITS:
+            return _all_set(self._index, start, total)
+        first, last = (row, self.shape[0]) if self.form is Form.ROWS else (start, total)
+        beyond = last - first
+        return self._index.numel() >= beyond and int(self._index[-beyond]) == first
+
     def pick(self, dense: Tensor) -> Tensor:
         """Copy what is inside out of a contiguous tensor of `shape`, in C order.
 
@@ -257,6 +304,18 @@ _INDEXED = frozenset({Form.ROWS, Form.ELEMENTS})
 
 def _count(mask: Tensor) -> int:
     return int(np.count_nonzero(mask.numpy()))
+
+
+def _all_set(bits: Tensor, start: int, stop: int) -> bool:
+    """Whether all bits from `start` to before `stop`, one at least, are set."""
+    first, last = start // 8, (stop - 1) // 8
+    ends = {first: 0xFF << start % 8 & 0xFF, last: 0xFF >> -stop % 8}
+    if first == last:
+        ends = {first: ends[first] & 0xFF << start % 8}
+    between = bits[first + 1 : last]
+    return bool((between == 0xFF).all()) and all(
+        int(bits[at]) & wanted == wanted for at, wanted in ends.items()
+    )
 
 
 def _whole_rows(mask: Tensor, count: int) -> Tensor | None:

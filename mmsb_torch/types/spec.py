@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Spec(NamedTuple):
-    """The dtype, shape and device that a page keeps for life."""
+    """Dtype, shape and device. A page keeps them for life, but for its number of rows (dimension 0)."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -26,6 +26,7 @@ MEMORY_CALLS = {
     "page, new": lambda m: m.page("new", torch.ones(1)),
     "update": lambda m: m.update("a", 1.0),
     "update, bad": lambda m: m.update("nobody", None),
+    "append": lambda m: m.append("a", A[:1]),
     "update_many": lambda m: m.update_many([]),
     "commit": lambda m: m.commit("x"),
     "derive": lambda m: m.derive(doubled, "a", name="x"),

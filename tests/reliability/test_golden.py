@@ -14,6 +14,7 @@ import xxhash
 import mmsb_torch as mmsb
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v1.mmsb"
+GROWN = GOLDEN.with_name("v1-growth.mmsb")
 W = np.arange(12.0, dtype=np.float32).reshape(4, 3)
 
 
@@ -93,13 +94,20 @@ def read_log(path):
     assert (magic, version, crc) == (b"MMSBTLOG", 1, zlib.crc32(raw[:60]))
     while at < len(raw):
         head = raw[at : at + 64]
-        magic, crc, length, _, kind, _, _, _, before, digest = struct.unpack(
+        magic, crc, length, _, kind, flags, _, _, before, digest = struct.unpack(
             "<4sIQQBBHIQ16s8x", head
         )
         body = raw[at + 64 : at + 64 + length]
         assert (magic, crc, before) == (b"MREC", zlib.crc32(head[8:]), chain)
         assert xxhash.xxh3_128_digest(body) == digest
         chain, at = xxhash.xxh3_64_intdigest(head), at + 64 + length + -length % 64
+        if kind == 1 and flags == 1:
+            segment = json.loads(body)["segment"]
+            body = (path.parent.parent / "deltas" / segment["name"]).read_bytes()
+            assert (len(body), xxhash.xxh3_128_hexdigest(body)) == (
+                segment["nbytes"],
+                segment["xxh3_128"],
+            )
         if kind == 1:
             yield read_safetensors(body)
 
@@ -107,6 +115,13 @@ def read_log(path):
 def apply(pages, tensors, delta):
     if delta["form"] == "all":
         pages[delta["page"]] = tensors[delta["values"]].copy()
+        return
+    if "rows_before" in delta:
+        old = pages[delta["page"]]
+        assert len(old) == delta["rows_before"]
+        pages[delta["page"]] = new = np.full(delta["shape"], -99, old.dtype)
+        new[: len(old)] = old[: len(new)]
+    if delta["form"] == "none":
         return
     flat, index = pages[delta["page"]].reshape(-1), tensors[delta["index"]]
     if delta["form"] == "rows":
@@ -118,20 +133,68 @@ def apply(pages, tensors, delta):
         flat[bits] = tensors[delta["values"]]
 
 
-def test_numpy_reads_every_state(store, gate):
-    pages = {}
-    names = {}
+def read_states(store):
+    """What every transaction says, and the pages by name after it."""
+    pages, names = {}, {}
     for log in sorted((store / "log").glob("*.tlog")):
         for tensors, metadata in read_log(log):
             ops = json.loads(metadata["mmsb.ops"])
             names |= {page["id"]: page["name"] for page in ops["created"]}
             for delta in ops["deltas"]:
                 apply(pages, tensors, delta)
-            found = {names[page]: value for page, value in pages.items()}
-            assert np.array_equal(found["w"], wanted(ops["tx"])), ops["tx"]
-    assert ops["tx"] == 7
+            yield ops, {names[page]: value for page, value in pages.items()}
+
+
+def test_numpy_reads_every_state(store, gate):
+    for number, (ops, found) in enumerate(read_states(store), 1):
+        assert ops["tx"] == number
+        assert np.array_equal(found["w"], wanted(number)), number
+    assert number == 7
     assert found["z"].tolist() == [[0, 3], [0, 4]]
-    gate.report("R12", ops["tx"], silent=0)
+    gate.report("R12", number, silent=0)
+
+
+def wanted_rows(tx):
+    """The page "g" of the store in which pages grow."""
+    first = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+
+    def then(count, value):
+        return np.full((count, 3), value, np.float32)
+
+    both = np.concatenate([first, then(2, 7), then(1, 9)])
+    both[0, 0], both[1] = -1, 9
+    return {
+        3: np.concatenate([first, then(2, 7)]),
+        4: both,
+        6: np.concatenate([first, then(100, 5)]),
+        7: both,
+        8: np.concatenate([then(5, 2), then(1, 3)]),
+    }.get(tx, first)
+
+
+@pytest.mark.parametrize("mode", ["r", "w", "follow"])
+def test_pages_that_grew_come_back(tmp_path, mode, gate):
+    store = shutil.copytree(GROWN, tmp_path / "growth.mmsb")
+    with mmsb.open(store, mode=mode) as memory:
+        assert (memory.tx, memory.tail, memory["g"].epoch, memory["e"].epoch) == (8, None, 6, 1)
+        for tx in range(8, 0, -1):
+            assert np.array_equal(memory.at(tx)["g"].numpy(), wanted_rows(tx)), tx
+        assert memory.at(3)["e"].shape == (0,)
+        assert memory["e"].tensor.tolist() == [0, 1, 2]
+        assert memory._store.verify() == []
+        if mode == "w":
+            assert memory.page("g", shape=(2, 3)) == memory["g"]
+            memory.append("g", torch.ones(1, 3))
+            assert memory["g"].shape == (7, 3)
+    gate.report("R13", 8, silent=0)
+
+
+def test_numpy_reads_pages_that_grow(gate):
+    for number, (ops, found) in enumerate(read_states(GROWN), 1):
+        assert ops["version"] == (1 if number < 3 else 2)
+        assert np.array_equal(found["g"], wanted_rows(number)), number
+    assert number == 8
+    gate.report("R12", number, silent=0)
 
 
 def test_plain_safetensors_reads_the_checkpoint(store):

@@ -32,7 +32,7 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path, gate, kit):
             torn += memory.tail is not None
             lost += memory.tx < acknowledged
             assert memory.tx - acknowledged in range(4 if mode == "async" else 2), mode
-            if memory.tx > 1:
+            if memory.tx > 2:
                 _check(memory)
             acknowledged = memory.tx
             abandon(memory)
@@ -61,11 +61,13 @@ def _write_for_ever(path, pipe, mode):
         compaction=mode == "compacted",
     )
     page = memory.page("a", torch.zeros(50, 2000))
+    grows = memory.page("grows", torch.zeros(0, 8))
     waiting = []
     while True:
         tx = memory.tx + 1
         with memory.commit(wait=mode != "async") as changes:
             changes.update(page, float(tx), rows=[tx % 50] if tx % 3 else None)  # 8 or 400 KB
+            changes.append(grows, torch.full((1, 8), float(tx)))
         waiting.append((tx, changes))
         if mode != "async" or len(waiting) > 2:
             tx, changes = waiting.pop(0)
@@ -76,9 +78,11 @@ def _write_for_ever(path, pipe, mode):
 
 
 def _check(memory):
-    tx, back = memory.tx, max(memory.tx - 7, 2)
+    tx, back = memory.tx, max(memory.tx - 7, 3)
     assert memory["a"].tensor[tx % 50].tolist() == [float(tx)] * 2000
-    assert memory["a"].epoch == tx - 1
+    assert memory["a"].epoch == memory["grows"].epoch == tx - 2
+    assert memory["grows"].tensor[:, 7].tolist() == list(range(3, tx + 1))
     with contextlib.suppress(mmsb.HistoryError):  # it was collected
         assert memory.at(back)["a"][back % 50, 0] == back
+        assert memory.at(back)["grows"].shape == (back - 2, 8)
     assert not [item for item in memory.verify() if not item.torn]

@@ -8,7 +8,7 @@ import torch
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import copy_of, same_bits
-from mmsb_torch.testing import DTYPES, ModelMemory, Update, abandon, random_bits
+from mmsb_torch.testing import DTYPES, Append, ModelMemory, Update, abandon, random_bits
 from mmsb_torch.types import Spec
 
 SHAPES = [(), (0,), (3,), (2, 0, 3), (5, 7), (4, 3, 2), (1, 9), (40, 3)]
@@ -63,6 +63,8 @@ class Walk:
             self.memory = mmsb.open(self.path)
         elif act < 8:
             self._commit([self._update() for _ in range(self.numbers.randrange(1, 5))])
+        elif act < 11:
+            self._append()
         else:
             self._commit([self._update()])
 
@@ -76,6 +78,26 @@ class Walk:
         plain = [(n, Update(copy_of(values), **options)) for n, values, options in changes]
         self.model.commit(plain)
         self._note()
+
+    def _append(self):
+        """Rows for a few pages, and an update of one of them after it got its rows, if it has rows."""
+        numbers, changes = self.numbers, []
+        with self.memory.commit() as tx:
+            for name in numbers.sample(list(self.model.state), 3):
+                value = self.model.state[name]
+                if value.dim():
+                    shape = (numbers.randrange(4), *value.shape[1:])
+                    rows = any_values(shape, value.dtype, numbers)
+                    tx.append(name, rows)
+                    changes.append((name, Append(copy_of(rows))))
+                    last = value.shape[0] + shape[0] - 1
+                    if last >= 0:
+                        row = any_values((1, *shape[1:]), value.dtype, numbers)
+                        tx.update(name, row, rows=[last])
+                        changes.append((name, Update(copy_of(row), rows=[last])))
+        if changes:
+            self.model.commit(changes)
+            self._note()
 
     def _update(self):
         """A page's name, new values for some of it, and where they go."""

@@ -12,7 +12,7 @@ from mmsb_torch.runtime.state.journal import Journal
 from mmsb_torch.runtime.state.replay import replay
 from mmsb_torch.runtime.state.router import Router
 from mmsb_torch.runtime.state.selection import row_index
-from mmsb_torch.runtime.state.staging import next_delta_id, stage
+from mmsb_torch.runtime.state.staging import next_delta_id, stage, stage_append
 from mmsb_torch.runtime.state.table import Entry, Table
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "replay",
     "row_index",
     "stage",
+    "stage_append",
     "value_at",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import copy_of, require_dense
-from mmsb_torch.runtime.state.staging import next_delta_id, stage
+from mmsb_torch.runtime.state.staging import at_size, next_delta_id, stage, stage_append
 from mmsb_torch.runtime.state.table import Entry, Table
 from mmsb_torch.types import (
     NARROW_BYTES,
@@ -50,6 +50,8 @@ class Batch:
         self._staged: dict[int, list[Delta]] = {}
         self._loose: dict[int, int] = {}
         """Page -> bytes of its deltas since they were last composed."""
+        self._growing: set[int] = set()
+        """Pages that get more rows here."""
         self.bases: dict[int, Base] = {}
         """Page -> what its delta, which says only what differs from that, was compared with."""
 
@@ -62,7 +64,7 @@ class Batch:
             as `stage`; nothing was staged.
         """
         page = entry.info.id
-        if rows is None and indices is None and mask is None:
+        if rows is None and indices is None and mask is None and page not in self._growing:
             self.bases.pop(page, None)
             delta, base = compared(self._table, entry, values) or (stage(entry, values), None)
             if base is not None:
@@ -70,7 +72,30 @@ class Batch:
             self._staged[page] = [delta]  # whatever came before is covered
             self._loose[page] = 0
             return
-        delta = stage(entry, values, rows=rows, indices=indices, mask=mask)
+        spec = self._spec(entry)
+        self._add(entry, stage(entry, values, rows=rows, indices=indices, mask=mask, spec=spec))
+
+    def append(self, entry: Entry, values: Any) -> None:
+        """Stage rows that come after the last, those staged before included, as `stage_append` does.
+
+        Raises:
+            as `stage_append`; nothing was staged.
+        """
+        self._add(entry, stage_append(entry, values, spec=self._spec(entry)))
+        self._growing.add(entry.info.id)
+
+    def _spec(self, entry: Entry) -> Spec | None:
+        """What the page looks like after the changes that are staged here."""
+        staged, spec = self._staged.get(entry.info.id), entry.info.spec
+        if not staged or spec is None or (shape := staged[-1].region.shape) == spec.shape:
+            return spec
+        if entry.info.id in self._growing or entry.info.id in self.bases:
+            return spec._replace(shape=shape)  # whatever others add meanwhile
+        staged[:] = [at_size(entry, delta, spec.shape[0]) for delta in staged]
+        return spec
+
+    def _add(self, entry: Entry, delta: Delta) -> None:
+        page = entry.info.id
         staged = self._staged.setdefault(page, [])
         staged.append(delta)
         loose = self._loose.get(page, 0) + delta.nbytes + _EACH_BYTES
@@ -80,12 +105,13 @@ class Batch:
 
     def take(self) -> list[Delta]:
         """A delta for each page, in the order in which they were first staged; none are left here."""
-        staged, self._staged = self._staged, {}
+        staged, self._staged, self._growing = self._staged, {}, set()
         return [compose_all(deltas) for deltas in staged.values()]
 
     def clear(self) -> None:
         """Forget everything."""
         self._staged.clear()
+        self._growing.clear()
         self.bases.clear()
 
     def __len__(self) -> int:
@@ -117,11 +143,11 @@ def compared(table: Table, entry: Entry, values: Any) -> tuple[Delta, Base | Non
             return None
         base, epoch = Base(entry.tensor.detach(), entry.version, entry.tx), entry.epoch
     region = Region.all(spec.shape)
-    fields = next_delta_id(), entry.info.id, epoch, region, values.detach(), time.time_ns(), "user"
-    whole = make_delta(fields)
+    number, now = next_delta_id(), time.time_ns()
+    whole = make_delta((number, entry.info.id, epoch, region, values.detach(), now, "user", None))
     delta = narrow(whole, base.value)
     if not base.is_unwritten():
         return None
     if delta is not whole:
         return delta, base
-    return whole._replace(values=copy_of(whole.values, entry.recycled())), None
+    return whole._replace(values=copy_of(whole.values, entry.recycled(spec.shape))), None

@@ -7,7 +7,7 @@ from torch import Tensor
 from mmsb_torch.device import copy_of
 from mmsb_torch.errors import CollectedError, MMSBError, PageNotFoundError
 from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.types import Delta, Form, apply
+from mmsb_torch.types import Delta, Form, after
 
 
 def value_at(log: Log, page_id: int, tx: int) -> Tensor:
@@ -43,8 +43,7 @@ def value_at(log: Log, page_id: int, tx: int) -> Tensor:
             if now is not None and now.tx == base.tx:
                 raise
             return value_at(log, page_id, tx)  # the checkpoint was removed meanwhile
-    for delta in reversed(steps):
-        apply(value, delta)
+    value = after(value, steps[::-1])
     log.check(tx)  # at the end: what was there then was there all the time
     return value
 

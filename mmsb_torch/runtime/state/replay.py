@@ -35,23 +35,28 @@ def replay(
                 raise _misfit(record, f"{delta!r} does not fit page {entry.info.name!r}")
             if hollow:
                 entry.tx, entry.epoch = record.tx, delta.base_epoch + 1
+                if delta.rows_before is not None:
+                    entry.resize(delta.region.shape)
             elif delta.base_epoch == -1:
                 entry.put(delta.values.detach(), shared=False)
                 entry.tx = record.tx
             else:
-                router.apply(entry, delta, entry.target(delta.region.form), record.tx)
+                router.apply(entry, delta, entry.target(delta), record.tx)
         router.log.append(record, kept)
         router.tx = record.tx
 
 
 def _fits(entry: Entry, delta: Delta, *, hollow: bool) -> bool:
     """Whether a delta of the log follows from what its page is."""
-    spec = entry.info.spec
-    if spec is None or (delta.region.shape, delta.values.dtype) != (spec.shape, spec.dtype):
+    spec, region, rows = entry.info.spec, delta.region, delta.rows_before
+    if spec is None or delta.values.dtype != spec.dtype:
         return False
-    whole = hollow or delta.region.form is Form.ALL
+    shape = region.shape if rows is None else (rows, *region.shape[1:])
+    if shape != spec.shape:
+        return False
+    whole = hollow or region.form is Form.ALL
     if delta.base_epoch == -1:
-        return entry.tx == 0 and entry.tensor is None and whole
+        return entry.tx == 0 and entry.tensor is None and whole and rows is None
     return delta.base_epoch == entry.epoch and (whole or entry.tensor is not None)
 
 

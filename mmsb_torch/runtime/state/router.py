@@ -27,7 +27,7 @@ from mmsb_torch.errors import (
 from mmsb_torch.runtime.state.batch import Base
 from mmsb_torch.runtime.state.events import EventBus
 from mmsb_torch.runtime.state.history import epoch_at, value_at
-from mmsb_torch.runtime.state.staging import next_delta_id
+from mmsb_torch.runtime.state.staging import at_size, next_delta_id
 from mmsb_torch.runtime.state.table import Entry, Table
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import (
@@ -38,7 +38,7 @@ from mmsb_torch.types import (
     Region,
     Spec,
     Transaction,
-    apply,
+    after,
     changes_bits,
     make_transaction,
     narrow,
@@ -192,7 +192,7 @@ class Router:
                 shared = self.log.keeps or not wait  # the log reads what pages adopt
                 with self.table.lock:
                     # what can fail (memory for copies) comes before anything is changed
-                    targets = [entry.target(delta.region.form) for entry, delta in placed]
+                    targets = [entry.target(delta) for entry, delta in placed]
                     self.log.append(record, kept)
                     for (entry, delta), target in zip(placed, targets, strict=True):
                         if not self.log.keeps:
@@ -208,7 +208,11 @@ class Router:
         return record
 
     def _settled(self, entry: Entry, delta: Delta, base: Base | None) -> Delta:
-        """A staged delta of a page as it is now. Commit lock held."""
+        """A staged delta of a page as it is now. Commit lock held.
+
+        Raises:
+            InvalidDeltaError: it writes rows that are gone.
+        """
         if delta.base_epoch == entry.epoch:  # nobody changed what it was compared with
             return delta
         if base is not None:
@@ -216,8 +220,11 @@ class Router:
                 value = copy_of(base.value)
             else:
                 value = value_at(self.log, entry.info.id, base.tx)
-            apply(value, delta)
-            delta = delta._replace(region=Region.all(delta.region.shape), values=value)
+            value, region = after(value, [delta]), Region.all(delta.region.shape)
+            delta = delta._replace(region=region, values=value)
+        spec = entry.info.spec
+        if spec is not None and (delta.rows_before is not None or delta.region.shape != spec.shape):
+            delta = at_size(entry, delta, spec.shape[0])
         delta = delta.at(entry.epoch)
         return narrow(delta, entry.value) if delta.region.form is Form.ALL else delta
 
@@ -239,14 +246,14 @@ class Router:
     def publish_rows(self, entry: Entry, values: Tensor, region: Region) -> Delta:
         """As `publish`, of rows: `values` [n, *shape[1:]] are those of `region` (form ROWS).
 
-        They are merged in place unless somebody holds the value.
+        They are merged in place unless somebody holds the value. The region may have more rows than
+        the value had; all of these are then among them.
         """
-        delta = Delta(
-            next_delta_id(), entry.info.id, entry.epoch, region, values, time.time_ns(), "recompute"
-        )
-        target = entry.writable()
-        apply(target, delta)
-        entry.put(target, shared=False)
+        before = entry.value.shape[0]
+        number, now = next_delta_id(), time.time_ns()
+        grown = None if region.shape[0] == before else before
+        delta = Delta(number, entry.info.id, entry.epoch, region, values, now, "recompute", grown)
+        entry.merge(delta, entry.target(delta), shared=False)
         entry.epoch += 1
         entry.content = entry.epoch
         entry.journal.add(entry.epoch, region)
@@ -345,11 +352,7 @@ class Router:
     ) -> None:
         """Apply a checked delta to its page. Table lock held; `target` is written, or swapped for."""
         changed = not entry.watched or changes_bits(entry.value, delta)
-        if delta.region.form is Form.ALL:
-            entry.put(delta.values.detach(), shared=shared)
-        elif target is not None:
-            apply(target, delta)
-            entry.put(target, shared=False)
+        entry.merge(delta, target, shared=shared)
         entry.tx = tx  # before the epochs: see `epoch_at`
         entry.epoch += 1
         if changed:
@@ -375,7 +378,7 @@ class Router:
                     "tx": record.tx,
                     "label": record.label,
                     "epoch": delta.base_epoch + 1,
-                    "region": str(delta.region),
+                    "region": delta.effect,
                     "nbytes": delta.nbytes,
                     "source": delta.source,
                 },

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import copy_of, fill, require_dense, take_rows
+from mmsb_torch.device import copy_of, fill, require_dense, take_rows, zeros
 from mmsb_torch.errors import DerivedPageError, InvalidDeltaError
 from mmsb_torch.runtime.state.selection import element_index, row_region
 from mmsb_torch.runtime.state.table import Entry
-from mmsb_torch.types import Delta, Form, Region, Spec, make_delta
+from mmsb_torch.types import Delta, Form, Region, Spec, make_delta, rebased
 
 _ids = itertools.count(1)
 _DENSE_FROM = 0.5  # above this share a mask keeps dense values: picking them costs more
@@ -38,6 +38,7 @@ def stage(
     indices: Any = None,
     mask: Any = None,
     source: str = "user",
+    spec: Spec | None = None,
 ) -> Delta:
     """Turn a change of `entry`'s page into a delta; copies whatever it keeps.
 
@@ -49,6 +50,7 @@ def stage(
         indices: flat positions in C order (list or integer tensor [n]), or coordinates [n, ndim].
         mask: bool tensor of the page's shape.
         source: who asks.
+        spec: what the page looks like by then, if it gets other rows before; its own if left out.
 
     Raises:
         InvalidDeltaError: anything that does not fit the page.
@@ -56,8 +58,10 @@ def stage(
     """
     if torch.is_inference_mode_enabled():  # what is kept must have a version counter
         with torch.inference_mode(mode=False):
-            return stage(entry, values, rows=rows, indices=indices, mask=mask, source=source)
-    spec = entry.info.spec
+            return stage(
+                entry, values, rows=rows, indices=indices, mask=mask, source=source, spec=spec
+            )
+    spec = spec or entry.info.spec
     if spec is None:
         raise _is_derived(entry)
     if rows is not None and indices is None and mask is None:
@@ -88,7 +92,85 @@ def stage(
             f"found {' and '.join(given)}. Make two updates inside one `with mem.commit()`.",
             page_id=entry.info.id,
         )
-    return make_delta((next(_ids), entry.info.id, -1, region, staged, time.time_ns(), source))
+    now = time.time_ns()
+    return make_delta((next(_ids), entry.info.id, -1, region, staged, now, source, None))
+
+
+def stage_append(entry: Entry, values: Any, *, spec: Spec | None = None) -> Delta:
+    """Turn rows that come after a page's last into a delta; copies them.
+
+    Args:
+        entry: the page.
+        values: tensor [n, *shape[1:]] of the page's dtype and device, or such a numpy array.
+        spec: as of `stage`.
+
+    Raises:
+        InvalidDeltaError: they do not fit, or a page without dimensions, which has no rows.
+        DerivedPageError: the page has a recipe.
+    """
+    if torch.is_inference_mode_enabled():  # as in `stage`
+        with torch.inference_mode(mode=False):
+            return stage_append(entry, values, spec=spec)
+    spec = spec or entry.info.spec
+    if spec is None:
+        raise _is_derived(entry)
+    if not spec.shape:
+        raise InvalidDeltaError(
+            f"append to page {entry.info.name!r}: a 0-dim page has no rows. "
+            "Make a page with a first dimension, or update this one.",
+            page_id=entry.info.id,
+        )
+    if isinstance(values, np.ndarray):
+        values = _from_numpy(entry, values)
+    problem = require_dense(values)
+    if problem is None and (
+        values.dim() == 0
+        or tuple(values.shape[1:]) != spec.shape[1:]
+        or values.dtype != spec.dtype
+        or values.device != spec.device
+    ):
+        problem = f"{Spec.of(values)} on {values.device}"
+    if problem is not None:
+        sizes = ", ".join(["n", *map(str, spec.shape[1:])])
+        raise InvalidDeltaError(
+            f"append to page {entry.info.name!r} (epoch {entry.epoch}): expected {spec.dtype_name}"
+            f"[{sizes}] on {spec.device}, found {problem}. {_append_advice(spec, values)}",
+            page_id=entry.info.id,
+        )
+    rows, added = spec.shape[0], values.shape[0]
+    region = Region.none(spec.shape)
+    if added:
+        shape = (rows + added, *spec.shape[1:])
+        index = torch.arange(rows, rows + added, device=spec.device)
+        region = Region.rows(shape, index)
+    staged = copy_of(values.detach()) if added else zeros((0,), spec.dtype, spec.device)
+    fields = next(_ids), entry.info.id, -1, region, staged, time.time_ns(), "user"
+    return make_delta((*fields, rows if added else None))
+
+
+def at_size(entry: Entry, delta: Delta, rows: int) -> Delta:
+    """A staged delta as one of the page's rows by now, which may be others than when it was staged.
+
+    Raises:
+        InvalidDeltaError: it writes rows that are gone.
+    """
+    found = rebased(delta, rows)
+    if found is None:
+        raise InvalidDeltaError(
+            f"page {entry.info.name!r} has {rows} rows by now (epoch {entry.epoch}): expected a change "
+            f"of those, found one of {delta.region} that was made before. Somebody took rows away in "
+            "between: look at the page again and redo the change.",
+            page_id=entry.info.id,
+        )
+    return found
+
+
+def _append_advice(spec: Spec, values: Any) -> str:
+    if isinstance(values, Tensor) and tuple(values.shape) == spec.shape[1:]:
+        return "Append one row as row[None]."
+    if isinstance(values, Tensor) and values.shape[1:] == spec.shape[1:]:
+        return _advice(spec, values)
+    return "Pass a tensor of rows."
 
 
 def _is_derived(entry: Entry) -> DerivedPageError:

@@ -9,10 +9,18 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from mmsb_torch.device import copy_of, held_elsewhere, words
+from mmsb_torch.device import (
+    copy_of,
+    fill_behind,
+    held_elsewhere,
+    longer,
+    room_of,
+    with_room,
+    words,
+)
 from mmsb_torch.errors import InvalidPageError, PageExistsError, PageNotFoundError
 from mmsb_torch.runtime.state.journal import Journal
-from mmsb_torch.types import Form, PageInfo, Spec
+from mmsb_torch.types import Delta, Form, PageInfo, Spec, apply, is_append
 
 RECYCLED_BYTES = 1 << 20
 """Values from this size on leave their memory to the next one."""
@@ -33,6 +41,7 @@ class Entry:
         "info",
         "journal",
         "retired",
+        "room",
         "shared",
         "spare",
         "spec",
@@ -57,6 +66,8 @@ class Entry:
         self.version = 0
         """`tensor._version` after our own last write; another value means a foreign write."""
         self.shared = False
+        self.room = 0
+        """Rows that the page's memory holds, those behind its end included: nobody has seen these."""
         self.spare: Tensor | None = None
         self.whole = False
         """The last change replaced the whole value."""
@@ -76,6 +87,8 @@ class Entry:
 
     def put(self, tensor: Tensor, *, shared: bool) -> None:
         """Make `tensor` the page's memory. Table lock held."""
+        if tensor is not self.tensor:
+            self.room = 0
         self.tensor = tensor
         self.shared = shared
         self.version = tensor._version  # noqa: SLF001 - the public counter's only spelling
@@ -96,9 +109,43 @@ class Entry:
             return spare
         return copy_of(tensor)
 
-    def target(self, form: Form) -> Tensor | None:
-        """As `writable`, for a delta of that form; None if it brings its memory, or changes nothing."""
-        return None if form is Form.ALL or form is Form.NONE else self.writable()
+    def target(self, delta: Delta) -> Tensor | None:
+        """As `writable`, for a delta; None if it brings its memory, or changes nothing."""
+        region = delta.region
+        if region.form is Form.ALL:
+            return None
+        if delta.rows_before is None:
+            return None if region.form is Form.NONE else self.writable()
+        value, rows = self.value, region.shape[0]
+        fits = len(value) <= rows <= self.room and not self.shared
+        if fits and (is_append(delta) or not held_elsewhere(value)):
+            return longer(value, rows)
+        return with_room(value, min(rows, len(value)), rows)
+
+    def merge(self, delta: Delta, target: Tensor | None, *, shared: bool) -> None:
+        """Give the page the value that the delta makes, in what `target` gave. Table lock held.
+
+        `shared`: somebody else has the memory of the delta's values, which a whole value brings.
+        """
+        if delta.region.form is Form.ALL:
+            self.put(delta.values.detach(), shared=shared)
+        elif target is not None:
+            if is_append(delta):
+                fill_behind(target, delta.rows_before or 0, delta.values)
+            else:
+                apply(target, delta)
+            self.put(target, shared=False)
+        if delta.rows_before is not None:
+            if target is not None:
+                self.room = room_of(target)
+            self.resize(delta.region.shape)
+
+    def resize(self, shape: tuple[int, ...]) -> None:
+        """Take another number of rows. Table lock held."""
+        if self.info.spec is not None:
+            self.info = self.info.resized(shape)
+        assert self.spec is not None
+        self.spec, self.spare = self.spec._replace(shape=shape), None
 
     def retire(self, form: Form) -> None:
         """A delta of that form is about to be applied: keep, or let go of, memory. Table lock held."""
@@ -108,14 +155,16 @@ class Entry:
             self.retired.append(self.value)
         self.whole = form is Form.ALL
 
-    def recycled(self) -> Tensor | None:
-        """Memory of the page's shape and dtype for its next value, if nobody holds it any more.
+    def recycled(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Memory of that shape and the page's dtype for its next value, if nobody holds it any more.
 
         Fresh memory costs several times as much to fill. Any thread may call; takes no lock.
         """
         for _ in range(len(self.retired)):
             with contextlib.suppress(IndexError):  # another thread was faster
                 tensor = self.retired.popleft()
+                if tensor.shape != shape:  # of before it got more or fewer rows
+                    continue
                 if not held_elsewhere(tensor):
                     return tensor
                 self.retired.append(tensor)  # readers, or the log, are not done with it

@@ -263,6 +263,7 @@ def _created(transaction: Transaction, max_nbytes: int) -> PageRecord:
     if (
         (delta.page_id, delta.region.shape, delta.values.dtype) != (info.id, held.shape, held.dtype)
         or delta.base_epoch < -1
+        or delta.rows_before is not None
         or (packed and spec.dtype is not torch.bool)
     ):
         raise _damage(f"page {info.name!r:.80}: {delta!r} does not make a value of {spec}")

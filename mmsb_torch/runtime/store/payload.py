@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import pack_mask, unpack_mask, zeros
+from mmsb_torch.errors import UnsupportedError
 from mmsb_torch.runtime.store.header import framed
 from mmsb_torch.runtime.store.sealed import Fields, strict_loads
 from mmsb_torch.runtime.store.tensorfile import (
@@ -36,7 +37,8 @@ _NAMES = {form: form.value for form in Form}
 _Named: TypeAlias = dict[str, Tensor | int]
 """What is written, by name; see `encode_tensors`."""
 _MARKS = tuple(range(7_294_013_300_000_001, 7_294_013_300_000_006))
-_VERSION = 1
+_VERSION = 2
+"""Of transactions in which a page gets more or fewer rows; all others are written as version 1."""
 _BLOCK = 1 << 20  # bytes of packed bits that are counted at a time
 
 
@@ -68,8 +70,9 @@ def _encode_row(
 ) -> list[bytes | memoryview] | None:
     """As `_encode_any`, if this is one row and nothing else: a third of a small commit's time."""
     tx, tx_ns, created, [delta], label, step, metadata = transaction
-    number, page, base, (_, shape, row, count), values, time_ns, source = delta
-    if created or label is not None or step is not None or metadata or not count:
+    number, page, base, (_, shape, row, count), values, time_ns, source, rows_before = delta
+    plain = label is None and step is None and rows_before is None
+    if created or not plain or metadata or not count:
         return None
     found = _row_template(page, names.get(page, f"page {page}"), shape, values.dtype, source)
     if found is None:
@@ -119,8 +122,9 @@ def _described(transaction: Transaction, names: Mapping[int, str]) -> tuple[_Nam
     _check_whole(tx, time_ns)
     ops = ",".join([_encode_delta(delta, names, tensors) for delta in deltas])
     pages = _encode([_encode_page(info) for info in created]) if created else "[]"
+    version = 1 if all(delta.rows_before is None for delta in deltas) else _VERSION
     text = (
-        f'{{"version":{_VERSION},"tx":{tx},"time_ns":{time_ns},"label":{_encode(label)},'
+        f'{{"version":{version},"tx":{tx},"time_ns":{time_ns},"label":{_encode(label)},'
         f'"step":{_encode(step)},"metadata":{_encode(dict(metadata)) if metadata else "{}"},'
         f'"created":{pages},"deltas":[{ops}]}}'
     )
@@ -151,7 +155,7 @@ def _encode_page(info: PageInfo) -> dict[str, Any]:
 
 
 def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: _Named) -> str:
-    number, page, base, region, values, time_ns, source = delta
+    number, page, base, region, values, time_ns, source, rows_before = delta
     form, shape, index, count = region  # of one row the index may be its number
     _check_whole(number, page, base, time_ns)
     if form is Form.MASK and count and isinstance(index, Tensor):  # bits and compact values: less
@@ -166,6 +170,9 @@ def _encode_delta(delta: Delta, names: Mapping[int, str], tensors: _Named) -> st
         stored = _add(tensors, f"{name}.values", values)
         place = _add(tensors, f"{name}.{_NAMES[form]}", index)
     rest = _encode_form(source, form, shape, values.dtype, stored, place)
+    if rows_before is not None:
+        _check_whole(rows_before)
+        rest = f'"rows_before":{rows_before},{rest}'
     return f'{{"delta":{number},"page":{page},"base":{base},"time_ns":{time_ns},{rest}'
 
 
@@ -257,8 +264,13 @@ def outline_of_text(text: str, where: str) -> Fields:
     """As `outline`, of the text of "mmsb.ops"."""
     where = f"{where}: {OPS_KEY}"
     ops = Fields(strict_loads(text.encode("utf-8", "surrogatepass"), where), where)
-    if ops.count("version") != _VERSION:
-        raise ops.damage(f"version {ops.count('version')}, expected {_VERSION}")
+    if (version := ops.count("version")) > _VERSION:
+        raise UnsupportedError(
+            f"{where} has version {version}, this mmsb_torch knows {_VERSION}. "
+            "Open it with a newer mmsb_torch."
+        )
+    if version < 1:
+        raise ops.damage("expected a version from 1 on")
     return ops
 
 
@@ -290,7 +302,8 @@ def _page(fields: Fields) -> PageInfo:
 
 def _hollow_delta(fields: Fields) -> Delta:
     values = zeros((0,), _dtype(fields), torch.device("cpu"))
-    return _delta_with(fields, Region.none(_shape(fields)), values)
+    shape = _shape(fields)
+    return _delta_with(fields, Region.none(shape), values, _rows_before(fields, shape))
 
 
 def _dtype(fields: Fields) -> torch.dtype:
@@ -318,10 +331,20 @@ def _delta(fields: Fields, tensors: Mapping[str, Tensor]) -> Delta:
             f"expected values {fields.get('dtype', str)}{list(expected)}, found "
             f"{values.dtype}{list(values.shape)}"
         )
-    return _delta_with(fields, region, values)
+    rows_before = _rows_before(fields, region.shape)
+    if rows_before is not None and not region.covers_from(rows_before):
+        raise fields.damage(f"not every row from {rows_before} on, where it had ended, is written")
+    return _delta_with(fields, region, values, rows_before)
 
 
-def _delta_with(fields: Fields, region: Region, values: Tensor) -> Delta:
+def _rows_before(fields: Fields, shape: tuple[int, ...]) -> int | None:
+    found = fields.optional("rows_before", int)
+    if found is not None and (not shape or not 0 <= found < 1 << 63 or found == shape[0]):
+        raise fields.damage(f"'rows_before': found {found} for the shape {list(shape[:16])}")
+    return found
+
+
+def _delta_with(fields: Fields, region: Region, values: Tensor, rows_before: int | None) -> Delta:
     base = fields.get("base", int)
     return Delta(
         fields.count("delta"),
@@ -331,6 +354,7 @@ def _delta_with(fields: Fields, region: Region, values: Tensor) -> Delta:
         values,
         fields.count("time_ns"),
         fields.get("source", str),
+        rows_before,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmsb_torch.device import pack_mask
 from mmsb_torch.runtime.state import Journal, journal
 from mmsb_torch.types import Form, Region
 
@@ -70,6 +71,54 @@ def test_it_may_begin_at_any_epoch():
     assert kept.since(8, SHAPE).empty
 
 
+def test_before_it_began_everything_changed():
+    kept = Journal(7)
+    assert kept.since(6, SHAPE).form is Form.ALL
+    kept.add(8, rows(2))
+    assert kept.since(6, SHAPE).form is Form.ALL
+    assert inside(kept.since(7, SHAPE)) == {2}
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("rows"), st.integers(0, 12)),
+            st.tuples(st.just("write"), st.sets(st.integers(0, 12), max_size=3)),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from(["rows", "elements", "mask", "bits"]),
+)
+def test_rows_that_came_later_changed(steps, form):
+    """The model: a list of the epochs that wrote each row, cut and extended."""
+    kept, written = Journal(), [0] * 5
+    for epoch, (what, given_) in enumerate(steps, 1):
+        if what == "rows":
+            size, wrote = given_, set(range(len(written), given_))
+        else:
+            size, wrote = len(written), {row for row in given_ if row < len(written)}
+        written = [epoch if r in wrote else (written + [0] * size)[r] for r in range(size)]
+        kept.add(epoch, spelled(form, (size, 2), wrote))
+    for cursor in range(len(steps) + 1):
+        told = kept.since(cursor, (len(written), 2)).mask()
+        true = {row for row, epoch in enumerate(written) if epoch > cursor}
+        found = set(told.any(1).nonzero().view(-1).tolist())
+        assert found >= true
+
+
+def spelled(form, shape, chosen):
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[sorted(chosen)] = True
+    if form == "rows":
+        return Region.rows(shape, torch.tensor(sorted(chosen), dtype=torch.int64))
+    if form == "elements":
+        return Region.elements(shape, mask.view(-1).nonzero().view(-1))
+    region = Region.where(mask)
+    if form == "bits" and region.form is Form.MASK:
+        return Region(Form.BITS, shape, pack_mask(mask), region.count)
+    return region
+
+
 def test_mixed_forms_are_joined():
     kept = Journal()
     shape = (4, 3)
@@ -88,12 +137,16 @@ def test_mixed_forms_are_joined():
 def test_a_new_shape_is_a_change_of_everything():
     kept = Journal()
     kept.add(1, rows(0))
-    kept.add(2, Region.rows((3,), torch.tensor([1])))
-    assert kept.since(0, (3,)).form is Form.ALL
-    assert kept.since(1, (3,)).form is Form.ALL
-    assert kept.since(2, (3,)).empty
-    kept.add(3, Region.rows((3,), torch.tensor([1])))
-    assert inside(kept.since(2, (3,))) == {1}
+    new = (3, 2)
+    kept.add(2, Region.rows(new, torch.tensor([1])))
+    assert kept.since(0, new).form is Form.ALL
+    assert kept.since(1, new).form is Form.ALL
+    assert kept.since(2, new).empty
+    kept.add(3, Region.rows(new, torch.tensor([1])))
+    assert kept.since(2, new).index.tolist() == [1]
+    kept.add(4, Region.none(()))  # 0-dim, 1-dim: the same sizes but one
+    kept.add(5, Region.rows((3,), torch.tensor([1])))
+    assert kept.since(3, (3,)).form is Form.ALL
 
 
 def test_a_long_journal_stays_short():
