@@ -19,7 +19,9 @@ class Edits(NamedTuple):
     inputs: frozenset[int]
     """Positions of the inputs that changed."""
     rows: Tensor
-    """The rows that changed in any of them, maybe more: int64 [n], sorted."""
+    """The rows that changed in any of them, new ones among them, maybe more: int64 [n], sorted."""
+    of: int
+    """How many rows there are by now; no fewer than the value has."""
 
 
 def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits | None:
@@ -38,20 +40,21 @@ def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits
         or len(now) != len(node.seen)
     ):
         return None
-    places, found, count = [], [], entry.value.shape[0]
+    places, found, counts = [], [], set()
     with look.engine.router.table.lock:
         for place, item in enumerate(recipe.inputs):
             before, after = node.seen[place], now[place]
             if before == after:
                 continue
-            if not 0 <= before < after or item.spec is None or item.spec.shape[:1] != (count,):
+            if not 0 <= before < after or item.spec is None or not item.spec.shape:
                 return None
             rows = item.journal.since(before, item.spec.shape).touched_rows()
             if rows is None:
                 return None
             places.append(place)
             found.append(rows)
-    if not found:
+            counts.add(item.spec.shape[0])
+    if len(counts) != 1 or max(counts) < entry.value.shape[0]:
         return None
     rows = found[0] if len(found) == 1 else torch.cat(found).unique()
-    return Edits(frozenset(places), rows)
+    return Edits(frozenset(places), rows, counts.pop())

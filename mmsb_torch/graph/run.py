@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mmsb_torch.device import changed_rows, same_bits, take_rows
@@ -30,15 +31,18 @@ class Run(NamedTuple):
         """What differs from the value before, and the new values: the whole, or of the region's rows."""
         if self.part is None or old is None:
             return difference(old, self.value), self.value
-        rows, value = self.part.rows, self.value
-        before = take_rows(old, rows)
+        (rows, _, of, _), value = self.part, self.value
+        here = int(torch.searchsorted(rows, len(old))) if of > len(old) else rows.numel()
+        before, after = take_rows(old, rows[:here]), value[:here]
         if self.slicing.exact:
-            differs = changed_rows(before, value)
+            differs = changed_rows(before, after)
         else:  # what may be rounding is no change, and the value before stays
-            differs = (beyond(value, before) > 1).nonzero().view(-1)
-        if differs.numel() < rows.numel():
-            rows, value = rows.index_select(0, differs), take_rows(value.contiguous(), differs)
-        return Region.rows(tuple(old.shape), rows), value
+            differs = (beyond(after, before) > 1).nonzero().view(-1)
+        if differs.numel() < here:
+            new = torch.arange(here, rows.numel(), device=rows.device)
+            kept = torch.cat([differs, new])
+            rows, value = rows.index_select(0, kept), take_rows(value.contiguous(), kept)
+        return Region.rows((of, *old.shape[1:]), rows), value
 
     def how(self) -> tuple[str, int, float, str | None]:
         """The engine, the rows that changed behind it, the seconds saved, and why it ran in full."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import take_rows
+from mmsb_torch.device import same_bits, take_rows
 
 _FACTOR = 512
 """Units of the last place, of float32 and float64, that rounding may make (up to 5e-5 were seen)."""
+_MORE = 4
+"""Rows differ by rounding only if they do in this many times the expected number, too."""
+_ODD = 3
+"""Added to a number of rows, so that no multiple of what a processor does at once comes out."""
 _FACTOR_SHORT = 4
 """Likewise of dtypes with short mantissas, whose sums are kept in float32."""
 
@@ -53,9 +58,9 @@ def beyond(a: Tensor, b: Tensor) -> Tensor:
     far = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, far).nan_to_num(
         nan=float("inf"), posinf=float("inf")
     )
-    return (
-        far.flatten(1).amax(1) if far.dim() > 1 and far.numel() else far.view(len(far), -1).sum(1)
-    )
+    if far.dim() == 1:
+        return far
+    return far.flatten(1).amax(1) if far.numel() else far.new_zeros(len(far))
 
 
 def compare(apart: Tensor, whole: Tensor, rows: Tensor) -> Difference:
@@ -65,19 +70,84 @@ def compare(apart: Tensor, whole: Tensor, rows: Tensor) -> Difference:
     return Difference(int(rows[at]), float(far[at]))
 
 
+class Agreement(NamedTuple):
+    """How rows computed apart agree with those of the whole."""
+
+    least: int
+    """How many rows to compute at least for that; 0: there are too few rows to tell."""
+    exact: bool
+    """They have the same bits; else they are equal up to rounding."""
+
+
+class DiffersError(Exception):
+    """Rows computed apart are others than those of the whole; the argument says which."""
+
+
+def agreement(
+    apart: Callable[[Tensor], Tensor], whole: Tensor, first: int, without: Tensor | None
+) -> Agreement:
+    """Compute some rows apart and compare them with those of the whole.
+
+    Several numbers of rows are tried, for operators compute the last elements of a tensor, and of what
+    each thread does of it, in another way than the others; such rows of the whole are in the sample.
+
+    Args:
+        apart: computes rows int64 [n], in no order, apart.
+        whole: all rows, right but for `without`.
+        first: a number of rows from which on they may be expected to have the same bits.
+        without: rows to leave out.
+
+    Raises:
+        DiffersError: they differ by more than rounding.
+    """
+    of = whole.shape[0]
+    if of < 4 * first + 2 * _ODD:
+        exact = of > 1 and _agree(apart, whole, of // 2, without)
+        return Agreement(0, bool(exact))
+    for size in (first, first * _MORE):
+        found = [_agree(apart, whole, number, without) for number in (size, size + _ODD)]
+        if None in found:
+            return Agreement(0, exact=False)
+        if all(found):
+            return Agreement(size, exact=True)
+        if of < 4 * first * _MORE:
+            break
+    return Agreement(first, exact=False)
+
+
+def _agree(
+    apart: Callable[[Tensor], Tensor], whole: Tensor, number: int, without: Tensor | None
+) -> bool | None:
+    """Whether so many rows have the same bits (else it is rounding); None if there are not so many."""
+    rows = choose(number, whole.shape[0], without)
+    if rows is None:
+        return None
+    rows = rows.to(whole.device)
+    found = apart(rows)
+    if same_bits(found, take_rows(whole, rows)):
+        return True
+    far = compare(found, whole, rows)
+    if not far.rounding:
+        raise DiffersError(
+            f"row {far.row} is another one when it is computed among {number} rows than among "
+            f"{len(whole)}"
+        )
+    return False
+
+
 def choose(count: int, of: int, without: Tensor | None = None) -> Tensor | None:
     """Some rows of `of`, in no order, none of `without`: int64 [count]; None if there are not so many."""
-    left = [*range(of)] if of <= 4 * count else None
-    chance = random.Random(of)  # noqa: S311 - the same sample each time
     banned = set() if without is None else set(without.tolist())
-    if left is not None:
-        left = [row for row in left if row not in banned]
-        return torch.tensor(chance.sample(left, count)) if len(left) >= count else None
     if of - len(banned) < 2 * count:
         return None
-    found: dict[int, None] = {}
+    chance = random.Random(of * 31 + count)  # noqa: S311 - the same sample each time
+    threads = torch.get_num_threads()
+    ends = [-(-of * part // threads) - 1 for part in range(1, threads + 1)]
+    found = dict.fromkeys(row for row in ends[: count // 2] if row not in banned)
     while len(found) < count:
         row = chance.randrange(of)
         if row not in banned:
             found[row] = None
-    return torch.tensor(list(found))
+    rows = list(found)
+    chance.shuffle(rows)
+    return torch.tensor(rows)

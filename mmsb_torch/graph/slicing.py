@@ -23,16 +23,18 @@ from mmsb_torch.errors import MMSBError, NotRowwiseError
 from mmsb_torch.graph.costs import Costs
 from mmsb_torch.graph.failures import said
 from mmsb_torch.graph.recipes import CallRecipe, Recipe
+from mmsb_torch.graph.rows.evenness import uneven
 from mmsb_torch.graph.running import Frame
-from mmsb_torch.graph.sample import choose, compare
+from mmsb_torch.graph.sample import DiffersError, agreement
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.edits import Edits
     from mmsb_torch.graph.node import Node
     from mmsb_torch.graph.pull import Pull
 
-_MORE = 4
-"""Rows differ by rounding only if they do in this many times the threshold, too."""
+
+class _NoRowsError(Exception):
+    """A recipe must not be run on some rows; the argument says why."""
 
 
 class Part(NamedTuple):
@@ -42,6 +44,8 @@ class Part(NamedTuple):
     """int64 [n], sorted."""
     computed: Tensor
     """The rows to compute: those, and as many more as it takes."""
+    of: int
+    """How many rows there are."""
     trial: bool = False
     """Find out whether the others were needed."""
 
@@ -64,6 +68,7 @@ class Slicing:
         "_promise",
         "_recipe",
         "_sizes",
+        "_uneven",
         "began",
         "costs",
         "exact",
@@ -87,6 +92,8 @@ class Slicing:
         """Seconds that edits seen so far would have saved."""
         self._sizes: tuple[int, int | None] = (1, None)
         """Numbers of rows that the recipe was proved for."""
+        self._uneven: str | None = None
+        """What makes bits depend on where an element is, for all that is known."""
         if recipe.rows is False:
             self.never("it was declared with rows=False")
 
@@ -105,37 +112,43 @@ class Slicing:
         Raises:
             NotRowwiseError: the user said that the recipe is row-wise, and a sample shows it is not.
         """
-        whole, recipe = self._node.entry.value, self._recipe
-        if self.follows is None:
-            if recipe.rows is None:
+        whole, inputs = self._node.entry.value, self._recipe.inputs
+        if self.follows is None and edits.of == len(whole):
+            if self._recipe.rows is None:
                 self._prove(pull, whole, edits)
             else:
                 self._look(pull, whole)
         if not self.follows:
             return None
         if not edits.inputs <= self.follows:
-            name = recipe.inputs[min(edits.inputs - self.follows)].info.name
+            name = inputs[min(edits.inputs - self.follows)].info.name
             self.why_not = f"{name!r} changed, which every row depends on"
+            return None
+        if any(len(pull.value(inputs[place])) != edits.of for place in self.follows):
+            self.why_not = "its inputs have not the same number of rows"
             return None
         if self.least == 0:
             self._check(pull, whole, edits.rows)
             if not self.follows or self.least == 0:
                 return None
-        count, of_all = edits.rows.numel(), whole.shape[0]
+        return self._chosen(edits)
+
+    def _chosen(self, edits: Edits) -> Part | None:
+        """How many rows to compute for some that changed; None: all of them."""
+        count, of_all, (least, most) = edits.rows.numel(), edits.of, self._sizes
         size = count if self.fewer.get(count) else max(count, self.least)
-        if not self._sizes[0] <= size <= (self._sizes[1] or size):
-            self.why_not = f"{count:,} rows changed, and what was proved holds for {self._sizes}"
+        if not least <= size <= of_all <= (most or of_all):
+            self.why_not = (
+                f"{count:,} of {of_all:,} rows changed, and it was proved for {self._sizes}"
+            )
             return None
         if size >= of_all or not self.costs.favour_rows(size, of_all):
             self.why_not = f"{count:,} of {of_all:,} rows changed: all are as fast"
             return None
         self.why_not = None
-        trial = (
-            size > count >= self._sizes[0]
-            and count not in self.fewer
-            and self.costs.is_dear(size, of_all)
-        )
-        return Part(edits.rows, _padded(edits.rows, size), trial)
+        trial = size > count >= least and count not in self.fewer
+        trial = trial and self.costs.is_dear(size, of_all)
+        return Part(edits.rows, _padded(edits.rows, size), of_all, trial)
 
     def run(self, pull: Pull, part: Part, frame: Frame, whole: Tensor) -> Tensor:
         """Call the recipe on some rows of the inputs that its rows follow, and on the others whole.
@@ -184,6 +197,8 @@ class Slicing:
         count = whole.shape[0]
         long = [place for place, entry in enumerate(inputs) if len(pull.value(entry)) == count]
         follows = self.follows = frozenset(long) if said is True else said
+        if self._recipe.exact:
+            self._uneven = "its graph was not looked at, for it was declared with rows="
         if not follows or not follows <= set(long):
             names = ", ".join(repr(inputs[place].info.name) for place in sorted(follows))
             raise self._error(f"its result has {count} rows, and {names or 'no input'} has not")
@@ -209,6 +224,7 @@ class Slicing:
             self.never("it reads pages that it was not declared with")
         else:
             self.follows, self._sizes = plan.follows, (plan.least, plan.most)
+            self._uneven = uneven(plan.graph, [value.dtype for value in values])
 
     def _check(self, pull: Pull, whole: Tensor, changed: Tensor | None) -> None:
         """Compare some rows computed apart with those of `whole`, which is right but for `changed`.
@@ -217,44 +233,23 @@ class Slicing:
             NotRowwiseError: they differ by more than rounding, and the user said they would not.
         """
         first = max(rows_threshold(whole.device), self._sizes[0])
-        few = min(first, whole.shape[0] // 2)
-        for size in (few, first * _MORE):
-            sample = choose(size, whole.shape[0], changed) if size else None
-            if sample is None:
-                break
-            try:
-                equal = self._agrees(pull, sample.to(whole.device), whole)
-            except NotRowwiseError as error:
-                if self._recipe.rows is not None:
-                    raise
-                self.never(f"its graph says that it is row-wise, and a sample not: {error}")
-            if not self.follows:
-                return
-            if size >= first:
-                self.least, self.exact = size, equal
-            if equal:
-                break
-        if self.least and not self.exact:
-            self.least = first
-            if self._recipe.exact:
-                self.never("rows computed apart differ from the whole in some bits (exact=True)")
-
-    def _agrees(self, pull: Pull, rows: Tensor, whole: Tensor) -> bool:
-        """Whether rows computed apart have the bits of the whole; else it is rounding.
-
-        Raises:
-            NotRowwiseError: they differ by more than that.
-        """
-        apart = self._apart(pull, rows, whole)
-        if same_bits(apart, take_rows(whole, rows)):
-            return True
-        far = compare(apart, whole, rows)
-        if not far.rounding:
-            raise self._error(
-                f"row {far.row} is another one when it is computed among {len(rows)} rows than "
-                f"among {len(whole)}"
+        try:
+            self.least, self.exact = agreement(
+                lambda rows: self._apart(pull, rows, whole), whole, first, changed
             )
-        return False
+        except _NoRowsError as error:
+            self.never(str(error))
+        except (DiffersError, NotRowwiseError) as error:
+            if self._recipe.rows is None:
+                self.never(f"its graph says that it is row-wise, and a sample not: {error}")
+            elif isinstance(error, NotRowwiseError):
+                raise
+            else:
+                raise self._error(str(error)) from None
+        self.exact = self.exact and self._uneven is None
+        if self.follows and self.least and self._recipe.exact and not self.exact:
+            why = self._uneven or "in a sample some bits differ"
+            self.never(f"exact=True, and rows computed apart may differ by rounding: {why}")
 
     def _apart(self, pull: Pull, rows: Tensor, whole: Tensor) -> Tensor:
         """The recipe on a sample; random numbers that it draws count as not drawn."""
@@ -263,17 +258,17 @@ class Slicing:
         before, saved = randomness.state(), randomness.save()
         frame = Frame(pull, self._node)
         try:
-            result = self.run(pull, Part(rows, rows), frame, whole)
+            result = self.run(pull, Part(rows, rows, len(whole)), frame, whole)
         except NotRowwiseError:
             raise
         except Exception as error:
             why = f"given {rows.numel()} rows of its inputs it raised {said(error)}"
             raise self._error(why) from error
-        if frame.reads or frame.peeked:
-            self.never("it reads pages that it was not declared with")
         if randomness.state() != before:
             randomness.put_back(saved)
-            self.never("it draws random numbers")
+            raise _NoRowsError("it draws random numbers")
+        if frame.reads or frame.peeked:
+            raise _NoRowsError("it reads pages that it was not declared with")
         return result
 
     def never(self, why: str) -> None:

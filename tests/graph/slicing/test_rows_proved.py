@@ -20,6 +20,7 @@ N = 120
 def mem(monkeypatch):
     """A memory that proves at once, and makes rows wherever that is right."""
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda self, rows, of: True)
+    monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1.0)
     with mmsb.open() as memory:
         memory._engine.plans.seconds = 0.0
         yield memory
@@ -57,7 +58,7 @@ class TestProved:
         y.tensor  # noqa: B018
         edited(mem, x)
         with torch.no_grad():
-            assert same_bits(y.tensor, f(x.tensor))
+            assert torch.allclose(y.tensor, f(x.tensor), rtol=1e-6)
         why = mem.why("y")
         assert (why.engine, why.computed_rows) == ("slice", 2)
 
@@ -99,9 +100,43 @@ class TestProved:
             y.tensor  # noqa: B018
             edited(mem, page)
             with torch.no_grad():
-                assert same_bits(y.tensor, f(page.tensor))
+                assert torch.allclose(y.tensor, f(page.tensor), rtol=1e-6)
         assert mem.stats()["sliced"] == 4
         assert len(mem._engine.plans._plans) == 1
+
+
+class TestExact:
+    """exact=True: the bits of a run in full, or a run in full."""
+
+    @pytest.mark.parametrize(
+        ("f", "engine"),
+        [
+            (lambda x: torch.relu(x) * 3, "slice"),
+            (lambda x: torch.exp(x) + torch.tanh(x), "slice"),
+            (lambda x: torch.sigmoid(x), "full"),
+            (lambda x: nn.functional.silu(x), "full"),
+            (lambda x: x.abs() ** 2.5, "full"),
+        ],
+        ids=["relu", "exp", "sigmoid", "silu", "power"],
+    )
+    @pytest.mark.parametrize("width", [1, 3, 8])
+    def test_operators_that_round_by_place(self, mem, f, engine, width):
+        x = mem.page("x", torch.randn(N, width))
+        y = mem.derive(f, x, name="y", exact=True)
+        for size in (1, 5, 20):
+            y.tensor  # noqa: B018
+            edited(mem, x, range(3, 3 + size))
+            assert same_bits(y.tensor, f(x.tensor))
+        assert mem.why("y").engine == engine
+        assert engine == "slice" or "by rounding" in mem.why("y").in_full
+
+    def test_a_claim_alone_is_not_enough(self, mem):
+        x = mem.page("x", torch.randn(N, 8))
+        y = mem.derive(lambda x: x + 1, x, name="y", rows=True, exact=True)
+        y.tensor  # noqa: B018
+        edited(mem, x)
+        assert same_bits(y.tensor, x.tensor + 1)
+        assert "graph was not looked at" in mem.why("y").in_full
 
 
 def drawn(x):
