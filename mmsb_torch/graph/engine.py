@@ -19,6 +19,7 @@ from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.pull import Pull
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
+from mmsb_torch.instrumentation.code import Worlds
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry, Router
 
@@ -57,8 +58,10 @@ class Engine:
         self.topology = Topology(lambda node: Look(self).is_right(node))
         self.runner = Runner(router, device or torch.get_default_device())
         self.flights = Flights(self.topology.lock)
-        self.world = 0
-        """Moves when code changed: quick checks made before no longer count."""
+        self.worlds = Worlds()
+        """What changed in the code of pages and memoised functions, for people."""
+        self.code_changes = 0
+        """How often code changed: quick checks made before no longer count."""
         self.declarations = 0
         """How often a page was declared with code that it did not have before."""
         self.suspects: set[int] = set()
@@ -105,7 +108,7 @@ class Engine:
         cone = node.cone
         if (
             cone is None
-            or node.world != self.world
+            or node.code_changes != self.code_changes
             or node.topology != self.topology.version
             or node.error is not None
             or node.entry.tensor is None

@@ -28,6 +28,7 @@ from mmsb_torch.graph.look import NEVER, Look
 from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.running import Frame, difference
+from mmsb_torch.graph.worlds import note_recipe, note_settings
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType, Spec
@@ -44,6 +45,9 @@ class Run(NamedTuple):
     """What the code was when it began."""
     code: str
     """The same, or that it changed while it ran."""
+    definition: str
+    """Of the recipe that ran, as worlds name it."""
+    world: int
     reason: str | None
     seconds: float
 
@@ -51,11 +55,11 @@ class Run(NamedTuple):
 class Pull(Look):
     """One look at the graph that computes what is not right. For one thread."""
 
-    __slots__ = ("_stirred", "failed", "told", "version", "world")
+    __slots__ = ("_stirred", "code_changes", "failed", "told", "version")
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.world = engine.world
+        self.code_changes = engine.code_changes
         self.version = engine.topology.version
         """Of the topology, when it began."""
         self.failed: dict[int, MMSBError] = {}
@@ -121,7 +125,7 @@ class Pull(Look):
             self.engine.counts.cut_off += 1
             node.outcome = Outcome.without_run("cut off", self.tx)
             self.told.append((EventType.CUT_OFF, {"page": node.name, "tx": self.tx}))
-        node.as_of, node.world = max(self.tx, node.as_of), self.world
+        node.as_of, node.code_changes = max(self.tx, node.as_of), self.code_changes
         self._look(node)
 
     def _look(self, node: Node) -> None:
@@ -137,6 +141,9 @@ class Pull(Look):
             raise not_loaded(node, now)
         if reason is not None and recipe.changed() is not None:
             recipe = self._refresh(node, recipe, reason)
+        if node.code and node.settings != self.settings:
+            note_settings(self.engine.worlds, node.settings, self.settings)
+        world = self.engine.worlds.number
         if any(self.epochs.get(entry.info.id, -1) == -1 for entry in recipe.inputs):
             raise Restart  # declared anew, or an input made, since this pull looked
         values = [self._value(entry) for entry in recipe.inputs]
@@ -159,7 +166,10 @@ class Pull(Look):
         # if its code changed while it ran, the value is right for this read only
         steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
-        self._publish(node, frame, Run(value, recipe.digest, code, reason, seconds))
+        definition = recipe.definition.digest if recipe.definition is not None else ""
+        self._publish(
+            node, frame, Run(value, recipe.digest, code, definition, world, reason, seconds)
+        )
 
     def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
         """Take note of changed code: whoever depended on the old is looked at again."""
@@ -170,9 +180,10 @@ class Pull(Look):
                 raise Restart
             node.recipe = refreshed
             engine.topology.version += 1
-            engine.world += 1
-        self.world = engine.world
-        fields = {"page": node.name, "reason": reason, "world": self.world}
+            engine.code_changes += 1
+        self.code_changes = engine.code_changes
+        world = note_recipe(engine.worlds, recipe, refreshed, reason)
+        fields = {"page": node.name, "reason": reason, "world": world}
         self.told.append((EventType.WORLD_CHANGED, fields))
         return refreshed
 
@@ -191,9 +202,10 @@ class Pull(Look):
                 engine.router.publish(entry, run.value, region)
             node.seen, node.seen_of = now, inputs
             node.code, node.settings, node.error = run.code, self.settings, None
-            node.as_of, node.world = self.tx, self.world
+            node.as_of, node.code_changes = self.tx, self.code_changes
+            node.world, node.definition = run.world, run.definition
             if run.code != run.digest:  # right for this read only: nobody may take it for fresh
-                engine.world += 1
+                engine.code_changes += 1
             epochs[node.id] = entry.epoch
         self._look(node)
         node.outcome = Outcome(what, run.reason, inputs, before, now, self.tx, run.seconds, region)

@@ -27,6 +27,10 @@ class Recipe(abc.ABC):
 
     kind: str | None = None
     """The registered kind, if it is one."""
+    definition: Definition | None = None
+    """The user's code in it, if there is any."""
+    worlds: tuple[str, ...] = ()
+    """Registered worlds that it names."""
     label: str
     """For people: `scores (analysis.py:12)`."""
     inputs: tuple[Entry, ...]
@@ -59,7 +63,7 @@ class CallRecipe(Recipe):
         definition: Definition,
     ) -> None:
         self.function = function
-        self.definition = definition
+        self.definition: Definition = definition
         self.label = definition.label
         self.inputs = (*positional, *keywords.values())
         self.untracked = definition.opaque
@@ -94,25 +98,26 @@ class KindRecipe(Recipe):
 
     def __init__(self, kind: str, memory: Any, page: Any) -> None:
         self.kind: str = kind
-        self._function, self._definition = _kind(kind)
+        self.definition: Definition
+        self._function, self.definition = _kind(kind)
         self._memory, self._page = memory, page
-        self.label = self._definition.label
+        self.label = self.definition.label
         # it has the memory at hand, and may read it anywhere
-        self.untracked = self._definition.opaque + self._definition.starters
-        self.digest = _digest(self._definition.digest, "kind", kind)
+        self.untracked = self.definition.opaque + self.definition.starters
+        self.digest = _digest(self.definition.digest, "kind", kind)
         self.changed = self._changed
 
     def _changed(self) -> str | None:
         registered = _KINDS.get(self.kind)
         if registered is not None and registered[0] is not self._function:
-            if registered[1].digest != self._definition.digest or registered[1].changed():
+            if registered[1].digest != self.definition.digest or registered[1].changed():
                 return f"kind {self.kind!r} was registered anew"
-            self._function, self._definition = registered  # equal code: go on with that
-        return self._definition.changed()
+            self._function, self.definition = registered  # equal code: go on with that
+        return self.definition.changed()
 
     def refreshed(self) -> KindRecipe:
         """The recipe of the kind as it is registered now."""
-        definition = self._definition.refresh()
+        definition = self.definition.refresh()
         with _kinds_lock:
             if _KINDS[self.kind][0] is self._function:
                 _KINDS[self.kind] = (self._function, definition)

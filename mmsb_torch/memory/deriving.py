@@ -16,7 +16,7 @@ from mmsb_torch.graph import (
     ir_recipe,
     is_registered,
 )
-from mmsb_torch.memory import graphs, making
+from mmsb_torch.memory import graphs, making, watching
 from mmsb_torch.memory.page import Page
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType
@@ -35,13 +35,13 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
     options = dict(options)
     name = options.pop("name", None)
     name = default_name(function) if name is None else making.check_name(name)
-    metadata = options.pop("metadata", None)
+    metadata, world = options.pop("metadata", None), options.pop("world", None)
     if name is None:
         raise InvalidRecipeError(
             f"{function!r} suggests no page name: pass name=, as in mem.derive(f, page, name='y')"
         )
     if isinstance(function, Page):
-        recipe = graphs.recipe(memory, function, args, options)
+        recipe = watching.in_worlds(memory, graphs.recipe(memory, function, args, options), world)
         return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
     inputs = tuple(memory._handles.entry(page) for page in args)  # noqa: SLF001
     keywords = {
@@ -49,7 +49,8 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
         for key, value in options.items()
     }
     bound = bind(function, inputs, keywords, memory._router.table)  # noqa: SLF001
-    return memory._handles.of(declare(memory, name, bound, metadata))  # noqa: SLF001
+    recipe = watching.in_worlds(memory, bound, world)
+    return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
 
 
 def of_kind(memory: Memory, name: str, kind: str, metadata: Mapping[str, Any] | None) -> Entry:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
-from mmsb_torch.memory import deriving, graphs, making
+from mmsb_torch.memory import deriving, graphs, making, watching
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
@@ -206,7 +206,7 @@ class Memory(Keeper):
         `@mem.derive` on a function whose parameters name pages; `mem.derive(f, page, ..., name=)`
         for any callable or nn.Module, pages (or their names) in the order of its parameters, or by
         keyword; other keywords are constants. Options: `name` (the function's if left out),
-        `metadata`.
+        `metadata`, `world` (what was registered with `register_world` that it depends on, too).
 
         The page is computed when it is read, and again only when what it depends on changed:
         its inputs, bit for bit; its code and the helpers, globals and closures it refers to; the
@@ -215,11 +215,14 @@ class Memory(Keeper):
         replaces the recipe.
 
         Raises:
-            InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
+            InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError, WorldError.
         """
         return deriving.derive(self, function, args, options)
 
     ir = graphs.ir
+    worlds = watching.worlds
+    register_world = watching.register_world
+    invalidate_on_world_change = watching.invalidate_on_world_change
 
     def propagate(self) -> list[Page]:
         """Compute every stale derived page now; returns those whose value changed.
@@ -253,7 +256,8 @@ class Memory(Keeper):
 
             with self._router.table.lock:  # two threads must get the same one
                 if self._memo is None:
-                    self._memo = Memo(self._objects, self._budget, self._router.check_open)
+                    worlds = self._engine.worlds
+                    self._memo = Memo(self._objects, self._budget, self._router.check_open, worlds)
                 found = self._memo
         return found
 

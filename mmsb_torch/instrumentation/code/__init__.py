@@ -7,8 +7,10 @@
 - `bytecode`: what a code object does and refers to; `encoding`: canonical bytes of plain values
 - `libraries`: what goes by name and version; `identity`: what only this process can tell apart
 - `guards`: the fast checks
+- `world`: the history of changes, which explains
 """
 
 from .definition import Definition
+from .world import History, World, Worlds
 
-__all__ = ["Definition"]
+__all__ = ["Definition", "History", "World", "Worlds"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.device import held_elsewhere
+from mmsb_torch.instrumentation.context import plain_torch
 
 from . import barrier
 
@@ -26,7 +27,8 @@ _CHUNK = 1 << 20
 _SWEPT = 1024
 """Records there are before those of memory that is gone are looked for."""
 _LOCAL = threading.local()
-_View = Hashable
+_View = tuple[Any, ...]
+"""dtype, shape, stride and offset."""
 
 
 class _Record:
@@ -113,6 +115,43 @@ class Ledger:
             return None
         return record.source
 
+    def check(self, tensor: Tensor) -> bool:
+        """Whether what is believed of a tensor's memory is so, by reading it; if not, forget it."""
+        key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
+        record = self._records.get(key)
+        return record is None or not self._is_false(key, record, tensor.untyped_storage())
+
+    def audit(self, due: Callable[[], bool]) -> tuple[int, list[str]]:
+        """Read memory that is believed unchanged: how much was, and what was written all the same.
+
+        What is found is forgotten, so it is read at its next use.
+
+        Args:
+            due: whether to read the next one.
+        """
+        checked, false = 0, []
+        for key, record in list(self._records.items()):
+            storage = _alive(record.storage) if due() else None
+            if storage is None or not record.digests:
+                continue
+            checked += 1
+            if self._is_false(key, record, storage):
+                false.append(f"of {storage.nbytes()} bytes")
+        return checked, false
+
+    def _is_false(self, key: int, record: _Record, storage: torch.UntypedStorage) -> bool:
+        with plain_torch(torch.device("cpu")):
+            for (dtype, shape, stride, offset), digest in list(record.digests.items()):
+                view = torch.empty(0, dtype=dtype, device="cpu")
+                view.set_(storage, offset, shape, stride)
+                if not barrier.is_armed(view):
+                    return False  # seen: the next to ask reads it
+                if self._read(view) != digest and barrier.is_armed(view):
+                    with self._guard:
+                        self._records.pop(key, None)
+                    return True
+        return False
+
     def _record(self, tensor: Tensor, *, watch: bool) -> _Record | None:
         """What is known of a tensor's memory and still holds."""
         # a record keeps its storage's address from being given away: this one is the tensor's
@@ -151,6 +190,12 @@ class Ledger:
     def _read(self, tensor: Tensor) -> bytes:
         self.read += tensor.nbytes
         return read_digest(tensor)
+
+
+def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
+    """The storage of a weak reference, if it lives."""
+    found = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)  # noqa: SLF001 - as multiprocessing
+    return found if isinstance(found, torch.UntypedStorage) else None
 
 
 def read_digest(tensor: Tensor) -> bytes:

@@ -1,0 +1,98 @@
+"""What can be memoised, and with which options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmsb_torch.errors import InvalidMemoError
+
+
+def check_function(function: Any) -> set[str]:
+    """The names of the parameters of what is to be memoised.
+
+    Raises:
+        InvalidMemoError: it is no function of values: no callable, a class, a coroutine or
+            generator, or it tells no parameters.
+    """
+    if not callable(function):
+        raise InvalidMemoError(
+            f"{function!r:.60} is not callable: expected a function or an nn.Module."
+        )
+    if isinstance(function, type):
+        raise InvalidMemoError(
+            f"{function.__qualname__} is a class: what it makes are objects, which cannot be kept. "
+            "Memoise a function that returns tensors, arrays and plain data."
+        )
+    inner = _innermost(function)
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(kind(inner) for kind in kinds):
+        raise InvalidMemoError(
+            f"{function!r:.60} is a coroutine or generator function: what it gives cannot be kept. "
+            "Memoise the function that computes the values."
+        )
+    try:
+        signature = inspect.signature(
+            function.forward if isinstance(function, nn.Module) else function
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidMemoError(
+            f"{function!r:.60} tells no parameters (it has no Python code): wrap it, "
+            "`lambda x: f(x)`."
+        ) from error
+    return set(signature.parameters)
+
+
+def check_options(names: set[str], version: Any, ignore: Any, verify: Any) -> None:
+    """Raise InvalidMemoError for options that say nothing.
+
+    Args:
+        names: of the function's parameters.
+        version: a str, or None.
+        ignore: a list, tuple or set of these names.
+        verify: a number from 0 to 1.
+    """
+    listed = isinstance(ignore, (list, tuple, set, frozenset))
+    if not listed or not all(isinstance(name, str) and name in names for name in ignore):
+        raise InvalidMemoError(
+            f"ignore={ignore!r:.60}: expected a list of names of parameters among {sorted(names)}."
+        )
+    if isinstance(verify, bool) or not isinstance(verify, (int, float)) or not 0 <= verify <= 1:
+        raise InvalidMemoError(f"verify={verify!r:.60}: expected a share of the hits, from 0 to 1.")
+    if version is not None and not isinstance(version, str):
+        raise InvalidMemoError(f"version={version!r:.60}: expected a str.")
+
+
+def _innermost(function: Any) -> Any:
+    """What runs when it is called: through partials, modules and objects with `__call__`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, nn.Module):
+        return function.forward
+    if inspect.isroutine(function):
+        return function
+    return type(function).__call__
+
+
+def requires_grad(value: object) -> bool:
+    """Whether a tensor, or a parameter of a module, requires gradients."""
+    if isinstance(value, nn.Module):
+        return any(parameter.requires_grad for parameter in value.parameters())
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in arguments: in containers and modules, too."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, nn.Module):
+        return [*value.parameters(), *value.buffers()]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
