@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.failures import Overtaken, Restart, said
 from mmsb_torch.graph.flights import Flights
 from mmsb_torch.graph.look import Look
 from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.pull import Pull
+from mmsb_torch.graph.rerun import check_derived
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
 from mmsb_torch.instrumentation.code import Worlds
@@ -67,6 +69,7 @@ class Engine:
         self.suspects: set[int] = set()
         """Pages whose recipes ran when somebody wrote into what they read."""
         self.counts = Counts()
+        self.audit = Audit()
 
     def read(self, entry: Entry) -> Tensor:
         """The value of any page, for reading: a detached alias.
@@ -76,6 +79,7 @@ class Engine:
 
         Raises:
             RecipeError, RecipeNotLoadedError, CycleDetectedError, PageMutatedError.
+            WrongHitError: an audit found that it is not what its recipe gives; it is stale now.
         """
         frame = self.runner.frame
         if frame is not None and frame.reader.engine is self:
@@ -95,9 +99,19 @@ class Engine:
                     continue
                 except Restart:
                     continue
+            elif self.audit.share and self.audit.due(self.audit.share):
+                self._check(node)
             value = self.router.read_derived(entry)
             if value is not None:
                 return value
+
+    def _check(self, node: Node) -> None:
+        """Compute a fresh page again, and raise WrongHitError if it gives something else."""
+        what = check_derived(self, node)
+        if what:
+            raise self.audit.wrong("derived page", repr(node.name), what)
+        if what is not None:
+            self.audit.compared("derived page")
 
     def is_fresh(self, node: Node, since: int | None = None) -> bool:
         """Whether the value is known to be right now, by a look at its roots and its code.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
-from mmsb_torch.memory import deriving, graphs, making, watching
+from mmsb_torch.memory import auditing, deriving, graphs, making, watching
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
@@ -48,10 +48,12 @@ class Memory(Keeper):
         device: torch.device | None = None,
         read_only: bool = False,
         budget: int = BUDGET_BYTES,
+        audit: float = 0.0,
     ) -> None:
         super().__init__(store)
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
+        auditing.begin(self, audit)
         self._device = device
         self._handles = Handles(self, self._router)
         self._memo: Memo | None = None
@@ -256,8 +258,8 @@ class Memory(Keeper):
 
             with self._router.table.lock:  # two threads must get the same one
                 if self._memo is None:
-                    worlds = self._engine.worlds
-                    self._memo = Memo(self._objects, self._budget, self._router.check_open, worlds)
+                    of_memory = self._router.check_open, self._engine.worlds, self._engine.audit
+                    self._memo = Memo(self._objects, self._budget, *of_memory)
                 found = self._memo
         return found
 
@@ -271,14 +273,16 @@ class Memory(Keeper):
             verify: share of hits (0 to 1) that are run again and compared, bit for bit.
 
         Raises:
-            ClosedError; RecordingError: another one is active in this thread (on entering).
+            ClosedError; UnsupportedError: `verify` is no share.
+            RecordingError: another one is active in this thread (on entering).
         """
         from mmsb_torch.graph.scope import Incremental, Operations  # noqa: PLC0415 - as above
 
         self._router.check_open()
         if self._operations is None:
             self._operations = Operations(self._budget)
-        return Incremental(self._operations, self._router.check_open, verify)
+        audit = self._engine.audit
+        return Incremental(self._operations, self._router.check_open, verify, audit)
 
     def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.
@@ -294,6 +298,8 @@ class Memory(Keeper):
         from mmsb_torch.memory import recording  # noqa: PLC0415 - loads when it is used
 
         return recording.record(self, function, options)
+
+    audit = auditing.audit
 
     # time travel
 

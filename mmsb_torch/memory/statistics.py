@@ -28,4 +28,5 @@ def statistics(engine: Engine) -> dict[str, Any]:
         "cut_off": counts.cut_off,
         "failed": counts.failed,
         "recompute_seconds": counts.seconds,
+        "audit": engine.audit.stats(),
     }

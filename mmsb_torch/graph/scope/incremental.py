@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 from collections import Counter
@@ -14,7 +13,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from mmsb_torch.device import same_bits
-from mmsb_torch.errors import RecordingError, WrongHitError
+from mmsb_torch.errors import RecordingError
+from mmsb_torch.graph.audit import Audit, check_share
 from mmsb_torch.graph.scope.kept import Kept, tensors_of
 from mmsb_torch.graph.scope.opkeys import OpKey, Unkeyed, is_plain, is_pure, op_key, storage_key
 from mmsb_torch.instrumentation.capture.mode import Scope
@@ -106,11 +106,16 @@ class Incremental:
     """
 
     def __init__(
-        self, operations: Operations, check: Callable[[], None], verify: float = 0.0
+        self,
+        operations: Operations,
+        check: Callable[[], None],
+        verify: float = 0.0,
+        audit: Audit | None = None,
     ) -> None:
         self._operations = operations
         self._check = check
-        self._verify = verify
+        self._audit = Audit() if audit is None else audit
+        self._verify = max(check_share("verify", verify), self._audit.share)
         self._scope = Scope(self._handle)
         self.counts: Counter[str] = Counter()
         self.saved_s = 0.0
@@ -173,15 +178,22 @@ class Incremental:
     ) -> Any:
         self.counts["hit"] += 1
         self.saved_s += kept.cost_s
-        if self._verify and random.random() < self._verify:  # noqa: S311 - a sample
+        if self._verify and self._audit.due(self._verify):
+            if not all(map(LEDGER.check, tensors_of([*args, *kwargs.values()]))):
+                raise self._audit.wrong(
+                    "operation", str(func), "a hit, although an argument was written unseen."
+                )
             result = func(*args, **kwargs)
             again, before = tensors_of(result), tensors_of(kept.result)
             if len(again) != len(before) or not all(map(_alike, again, before)):
                 self._operations.remove(key)
-                raise WrongHitError(
-                    f"{func}: a hit, run again, gave something else. Something wrote to one of its "
-                    "arguments unseen, or it does not compute the same twice."
+                raise self._audit.wrong(
+                    "operation",
+                    str(func),
+                    "a hit, run again, gave something else. Something wrote to one of its arguments "
+                    "unseen, or it does not compute the same twice.",
                 )
+            self._audit.compared("operation")
             return result
         result = kept.hand_out()
         self._name(result, key)
