@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any
+import reprlib
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from mmsb_torch.errors import InvalidMemoError
+
+_REPR = reprlib.Repr()
+_REPR.maxother = _REPR.maxstring = 60
 
 
 def check_function(function: Any) -> set[str]:
@@ -21,7 +24,7 @@ def check_function(function: Any) -> set[str]:
     """
     if not callable(function):
         raise InvalidMemoError(
-            f"{function!r:.60} is not callable: expected a function or an nn.Module."
+            f"{said(function)} is not callable: expected a function or an nn.Module."
         )
     if isinstance(function, type):
         raise InvalidMemoError(
@@ -32,7 +35,7 @@ def check_function(function: Any) -> set[str]:
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(kind(inner) for kind in kinds):
         raise InvalidMemoError(
-            f"{function!r:.60} is a coroutine or generator function: what it gives cannot be kept. "
+            f"{said(function)} is a coroutine or generator function: what it gives cannot be kept. "
             "Memoise the function that computes the values."
         )
     try:
@@ -41,7 +44,7 @@ def check_function(function: Any) -> set[str]:
         )
     except (TypeError, ValueError) as error:
         raise InvalidMemoError(
-            f"{function!r:.60} tells no parameters (it has no Python code): wrap it, "
+            f"{said(function)} tells no parameters (it has no Python code): wrap it, "
             "`lambda x: f(x)`."
         ) from error
     return set(signature.parameters)
@@ -59,12 +62,12 @@ def check_options(names: set[str], version: Any, ignore: Any, verify: Any) -> No
     listed = isinstance(ignore, (list, tuple, set, frozenset))
     if not listed or not all(isinstance(name, str) and name in names for name in ignore):
         raise InvalidMemoError(
-            f"ignore={ignore!r:.60}: expected a list of names of parameters among {sorted(names)}."
+            f"ignore={said(ignore)}: expected a list of names of parameters among {sorted(names)}."
         )
     if isinstance(verify, bool) or not isinstance(verify, (int, float)) or not 0 <= verify <= 1:
-        raise InvalidMemoError(f"verify={verify!r:.60}: expected a share of the hits, from 0 to 1.")
+        raise InvalidMemoError(f"verify={said(verify)}: expected a share of the hits, from 0 to 1.")
     if version is not None and not isinstance(version, str):
-        raise InvalidMemoError(f"version={version!r:.60}: expected a str.")
+        raise InvalidMemoError(f"version={said(version)}: expected a str.")
 
 
 def _innermost(function: Any) -> Any:
@@ -78,21 +81,30 @@ def _innermost(function: Any) -> Any:
     return type(function).__call__
 
 
+def said(value: object) -> str:
+    """A short text for anything, whatever its `__repr__` does."""
+    return _REPR.repr(value)
+
+
 def requires_grad(value: object) -> bool:
     """Whether a tensor, or a parameter of a module, requires gradients."""
-    if isinstance(value, nn.Module):
-        return any(parameter.requires_grad for parameter in value.parameters())
-    return isinstance(value, Tensor) and value.requires_grad
+    if issubclass(type(value), nn.Module):
+        return any(parameter.requires_grad for parameter in cast("nn.Module", value).parameters())
+    return issubclass(type(value), Tensor) and cast("Tensor", value).requires_grad
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in arguments: in containers and modules, too."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, nn.Module):
-        return [*value.parameters(), *value.buffers()]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []
+def tensors_in(*values: Any) -> list[Tensor]:
+    """The tensors in arguments: in lists, tuples, mappings and modules, too."""
+    found: list[Tensor] = []
+    waiting, seen = list(values), set[int]()
+    while waiting:
+        value = waiting.pop()
+        cls = type(value)  # not isinstance: it asks the object what its class is
+        if issubclass(cls, Tensor):
+            found.append(value)
+        elif issubclass(cls, nn.Module):
+            found += [*value.parameters(), *value.buffers()]
+        elif issubclass(cls, (list, tuple, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += dict.values(value) if issubclass(cls, dict) else value
+    return found

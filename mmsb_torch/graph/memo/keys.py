@@ -7,7 +7,7 @@ import inspect
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import xxhash
@@ -25,6 +25,10 @@ _MODULES = 32
 
 class Refused(Exception):  # noqa: N818 - told, not raised to users
     """This call cannot be keyed; the message says why."""
+
+
+class Unfit(TypeError):  # noqa: N818 - told, not raised to users
+    """The arguments do not fit the function; the message says why."""
 
 
 class Key(NamedTuple):
@@ -79,7 +83,7 @@ class Keying:
 
         Raises:
             Refused: something in it cannot be keyed.
-            TypeError: the arguments do not fit the function.
+            Unfit: the arguments do not fit the function.
         """
         parts = context()
         with LEDGER.watching():
@@ -96,9 +100,12 @@ class Keying:
         """The arguments by name, defaults included; those of *args and **kwargs one by one.
 
         Raises:
-            TypeError: they do not fit.
+            Unfit: they do not fit.
         """
-        bound = self._signature.bind(*args, **kwargs)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise Unfit(*error.args) from None
         bound.apply_defaults()
         found: list[tuple[str, object]] = []
         for name, value in bound.arguments.items():
@@ -125,8 +132,8 @@ class Keying:
         if type(value) in _PLAIN:
             assert isinstance(value, Tensor)
             return tensor_part(name, value)
-        if isinstance(value, Path):
-            return _file_part(name, value)
+        if issubclass(type(value), Path):  # not isinstance: it asks the object what its class is
+            return _file_part(name, cast("Path", value))
         data = atom(value)
         if data is not None:
             return data
@@ -137,13 +144,13 @@ class Keying:
 
     def _definition(self, name: str, value: object) -> Definition:
         """What an argument is by value; those of modules are kept, and only checked."""
-        if not isinstance(value, nn.Module):
+        if not issubclass(type(value), nn.Module):
             return Definition.of(_nothing, {"value": value})
         kept = self._modules.get(id(value))
         if kept is None or kept.function is not value:
             if len(self._modules) >= _MODULES:
                 self._modules.clear()
-            kept = Definition.of(value)
+            kept = Definition.of(cast("nn.Module", value))
         else:
             changed = kept.changed()
             if changed is not None:
@@ -178,7 +185,10 @@ def tensor_part(name: str, tensor: Tensor) -> bytes:
         tensor.is_inference(),
         type(tensor).__name__,
     )
-    return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor)])
+    try:
+        return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor)])
+    except (ValueError, RuntimeError) as error:  # its memory was freed, or it is nobody's to read
+        raise Refused(f"{name} is a tensor that cannot be read: {error}") from None
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -21,10 +21,16 @@ from mmsb_torch.errors import (
 )
 from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.memo import randomness
-from mmsb_torch.graph.memo.checks import check_function, check_options, requires_grad, tensors_in
+from mmsb_torch.graph.memo.checks import (
+    check_function,
+    check_options,
+    requires_grad,
+    said,
+    tensors_in,
+)
 from mmsb_torch.graph.memo.explain import Calls, Explanation, hit
 from mmsb_torch.graph.memo.flights import Flights
-from mmsb_torch.graph.memo.keys import Key, Keying, Refused, difference
+from mmsb_torch.graph.memo.keys import Key, Keying, Refused, Unfit, difference
 from mmsb_torch.graph.memo.results import Result, Unkeepable, put_together, take_apart
 from mmsb_torch.graph.memo.shelf import Item, Shelf
 from mmsb_torch.instrumentation.code import Definition, Worlds
@@ -104,12 +110,12 @@ class Memo:
         """Whether calling a memoised function like that would be a hit, and the reason.
 
         Raises:
-            InvalidMemoError: `function` was not memoised here.
+            InvalidMemoError: `function` was not memoised here, or the arguments do not fit it.
         """
         self.check()
         if not isinstance(function, MemoFunction) or function.memo is not self:
             raise InvalidMemoError(
-                f"{function!r} was not memoised by this memory: expected what mem.memo returned."
+                f"{said(function)} was not memoised by this memory: expected what mem.memo returned."
             )
         return function.explain(args, kwargs)
 
@@ -122,8 +128,8 @@ class Memo:
 
     def calls_of(self, definition: Definition) -> Calls:
         """The last calls of a function, and of those that stood in its place before."""
-        module, name = definition.home
-        return Calls() if "<" in name else self._calls.setdefault(f"{module}.{name}", Calls())
+        place = definition.place
+        return Calls() if place is None else self._calls.setdefault(place, Calls())
 
     def forget(self, digest: str) -> None:
         """Forget one result, on disk too."""
@@ -171,12 +177,13 @@ class Memo:
 
     def stats(self) -> dict[str, int]:
         """Hits, misses, refusals and bytes, as plain data."""
+        self.check()
         counts = {name: self.counts[name] for name in ("hits", "misses", "refused", "verified")}
         return {**counts, "results": len(self.shelf), "bytes": self.shelf.nbytes}
 
     def __repr__(self) -> str:
-        s = self.stats()
-        return f"<Memo: {s['hits']} hits, {s['misses']} misses, {s['refused']} executed unkept>"
+        c = self.counts
+        return f"<Memo: {c['hits']} hits, {c['misses']} misses, {c['refused']} executed unkept>"
 
 
 class MemoFunction:
@@ -209,7 +216,7 @@ class MemoFunction:
         memo.check()
         try:
             key = self._key(args, kwargs)
-        except Refused:
+        except (Refused, Unfit):  # arguments that do not fit are the function's to refuse
             memo.counts["refused"] += 1
             return self.function(*args, **kwargs)
         found = memo.find(key)
@@ -237,6 +244,10 @@ class MemoFunction:
         """See `Memo.explain`."""
         try:
             key = self._key(args, kwargs)
+        except Unfit as error:
+            raise InvalidMemoError(
+                f"mem.memo.explain({self._definition.label}, ...): the arguments do not fit: {error}."
+            ) from None
         except Refused as reason:
             return Explanation(False, f"executed and not kept: {reason}")
         found = self.memo.find(key)
@@ -280,7 +291,7 @@ class MemoFunction:
         self._calls.note(key, world, self._definition.digest)
         try:
             after = self._check_purity(key, before, args, kwargs)
-            result = take_apart(value, tensors_in((args, kwargs)))
+            result = take_apart(value, tensors_in(args, kwargs))
         except (Unkeepable, Refused) as reason:
             self._calls.refuse(key, str(reason))
             return value
@@ -317,13 +328,13 @@ class MemoFunction:
             WrongHitError: an argument is not what it was taken for, or the run gave something else.
         """
         audit, label = self.memo.audit, self._definition.label
-        for tensor in tensors_in((args, kwargs, self.function)):
+        for tensor in tensors_in(args, kwargs, self.function):
             if not LEDGER.check(tensor):
                 raise audit.wrong("memo", label, f"a hit, although {_unseen(tensor)}")
         value = self.function(*args, **kwargs)
         self.memo.counts["verified"] += 1
         assert item.result is not None
-        if _is_same(item.result, value, tensors_in((args, kwargs))):
+        if _is_same(item.result, value, tensors_in(args, kwargs)):
             audit.compared("memo")
             return value
         self.memo.forget(key.digest)

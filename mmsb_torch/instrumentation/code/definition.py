@@ -145,6 +145,14 @@ class Definition:
         module = getattr(found, "__module__", None)
         return module if isinstance(module, str) else None, found.__qualname__
 
+    @property
+    def place(self) -> str | None:
+        """Where a function of a module stands, if another one of its name would replace it."""
+        if type(self.function) is not types.FunctionType:
+            return None
+        module, name = self.home
+        return None if "<" in name else f"{module}.{name}"  # many lambdas have one name
+
     def refresh(self) -> Definition:
         """A definition of the same function and constants as they are now."""
         return Definition(self.function, self._constants, self._serials)

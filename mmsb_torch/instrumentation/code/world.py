@@ -127,10 +127,9 @@ class Worlds:
 
     def declare(self, definition: Definition) -> None:
         """A function was given to this memory: one of its name with other code is a change."""
-        module, name = definition.home
-        if "<" in name:  # lambdas and functions of functions: many have one name
+        place = definition.place
+        if place is None:
             return
-        place = f"{module}.{name}"
         old = self._definitions.get(place)
         self._definitions[place] = definition
         if old is not None:

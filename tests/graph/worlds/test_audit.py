@@ -128,13 +128,13 @@ def test_a_fresh_page_that_its_recipe_no_longer_gives_is_caught(runs, tmp_path):
             page = mem.derive(lambda x: x * float(np.loadtxt(path)), "x", name="y")
             assert mem.why(page).status == "new"
             assert torch.equal(page.tensor, torch.full((3,), 2.0))
-            page.tensor
+            _ = page.tensor
             path.write_text("5")
             if not share:
                 assert torch.equal(page.tensor, torch.full((3,), 2.0))
                 continue
             with pytest.raises(mmsb.WrongHitError, match=r"'y'.*recomputed"):
-                page.tensor
+                _ = page.tensor
             assert torch.equal(page.tensor, torch.full((3,), 5.0))  # computed anew
             assert mem.stats()["audit"]["wrong"] == 1
 
@@ -188,7 +188,7 @@ def test_an_audit_of_a_store_and_of_readers(tmp_path, runs):
         page = mem.derive(lambda x: torch.softmax(x, 1), name="page")
         for step in range(3):
             mem.update(x, torch.rand(2, 8), rows=[step, step + 5])
-            page.tensor, page.tensor
+            _ = page.tensor, page.tensor
         assert mem.audit()
         assert mem.stats()["audit"] == {"checked": 5, "wrong": 0}
     for mode in ("r", "follow", "memo"):
@@ -206,19 +206,19 @@ def test_audits_leave_no_trace(runs):
         noisy = mem.derive(lambda x: x + 1, name="page")
         f = mem.memo(lambda x: x + 1)
         noisy.tensor, f(torch.ones(2))
-        torch.manual_seed(1), random.seed(1), np.random.seed(1)
-        state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+        state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002
         epoch, tx, computed = noisy.epoch, mem.tx, mem.stats()["recomputed"]
         noisy.tensor, f(torch.ones(2)), mem.audit()
         assert (noisy.epoch, mem.tx, mem.stats()["recomputed"]) == (epoch, tx, computed)
         assert torch.equal(torch.get_rng_state(), state[0])
-        assert (random.getstate(), np.random.get_state()[1].tobytes()) == state[1:]
+        assert (random.getstate(), np.random.get_state()[1].tobytes()) == state[1:]  # noqa: NPY002
 
 
 def test_what_draws_random_numbers_is_told_and_the_generator_stays(runs):
     with mmsb.open() as mem:
         mem.page("x", torch.ones(3))
-        mem.derive(lambda x: x + torch.rand(3), name="noise").tensor
+        _ = mem.derive(lambda x: x + torch.rand(3), name="noise").tensor
         state = torch.get_rng_state()
         report = mem.audit()
         assert torch.equal(torch.get_rng_state(), state)

@@ -113,10 +113,10 @@ def test_a_graph_in_a_world(mem):
     mem.register_world("t", 1)
     net = mem.ir("net", torch.nn.Linear(4, 2), mem["x"])
     page = mem.derive(net, "x", name="y", world="t")
-    page.tensor
+    _ = page.tensor
     mem.register_world("t", 2)
     assert mem.why(page).status == "stale"
-    page.tensor
+    _ = page.tensor
     assert mem.why(page).status == "fresh"
 
 
@@ -185,11 +185,11 @@ def test_looking_now_tells_what_is_stale_and_computes_nothing(mem, runs):
 
 def test_settings_of_torch_are_worlds_too(mem):
     page = mem.derive(doubled, "x")
-    page.tensor
+    _ = page.tensor
     torch.set_default_dtype(torch.float64)
     try:
         assert "default dtype" in str(mem.why(page))
-        page.tensor
+        _ = page.tensor
     finally:
         torch.set_default_dtype(torch.float32)
     assert [(w.kind, w.name) for w in mem.worlds()] == [("setting", "torch")]
@@ -269,7 +269,7 @@ def test_a_reader_may_register_and_writes_nothing(tmp_path):
     with mmsb.open(path) as mem:
         mem.page("x", torch.ones(3))
         mem.register_world("t", 1)
-        mem.derive(doubled, "x", world="t").tensor
+        _ = mem.derive(doubled, "x", world="t").tensor
     files = {f: f.stat().st_mtime_ns for f in path.rglob("*")}
     with mmsb.open(path, mode="r") as mem:
         assert mem.register_world("t", 2) == 1
