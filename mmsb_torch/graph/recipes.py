@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmsb_torch.errors import InvalidRecipeError
 from mmsb_torch.instrumentation.code import Definition
+from mmsb_torch.instrumentation.code.calling import runs_in_pieces
 from mmsb_torch.runtime.state import Entry, Table
 
 
@@ -145,7 +146,7 @@ def register_recomputation(kind: str, fn: Callable[[Any, Any], Tensor]) -> None:
     """
     if not isinstance(kind, str) or not kind:
         raise InvalidRecipeError(f"a kind is a non-empty string, found {kind!r}")
-    if not callable(fn):
+    if not callable(fn) or runs_in_pieces(fn):
         raise InvalidRecipeError(
             f"kind {kind!r}: expected fn(memory, page) -> Tensor, found {fn!r}"
         )
@@ -187,6 +188,11 @@ def bind(
     """
     if not callable(function):
         raise InvalidRecipeError(f"a recipe is a callable or an nn.Module, found {function!r}")
+    if runs_in_pieces(function):
+        raise InvalidRecipeError(
+            f"recipe {_name(function)} is a coroutine or generator function: expected one that "
+            "returns a tensor. Declare the function that computes the values."
+        )
     pages = {name: value for name, value in keywords.items() if isinstance(value, Entry)}
     constants = {name: value for name, value in keywords.items() if name not in pages}
     signature = _signature(function)

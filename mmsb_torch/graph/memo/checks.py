@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import reprlib
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from mmsb_torch.errors import InvalidMemoError
+from mmsb_torch.instrumentation.code.calling import runs_in_pieces
 
 _REPR = reprlib.Repr()
 _REPR.maxother = _REPR.maxstring = 60
@@ -31,9 +31,7 @@ def check_function(function: Any) -> set[str]:
             f"{function.__qualname__} is a class: what it makes are objects, which cannot be kept. "
             "Memoise a function that returns tensors, arrays and plain data."
         )
-    inner = _innermost(function)
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(kind(inner) for kind in kinds):
+    if runs_in_pieces(function):
         raise InvalidMemoError(
             f"{said(function)} is a coroutine or generator function: what it gives cannot be kept. "
             "Memoise the function that computes the values."
@@ -68,17 +66,6 @@ def check_options(names: set[str], version: Any, ignore: Any, verify: Any) -> No
         raise InvalidMemoError(f"verify={said(verify)}: expected a share of the hits, from 0 to 1.")
     if version is not None and not isinstance(version, str):
         raise InvalidMemoError(f"version={said(version)}: expected a str.")
-
-
-def _innermost(function: Any) -> Any:
-    """What runs when it is called: through partials, modules and objects with `__call__`."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if isinstance(function, nn.Module):
-        return function.forward
-    if inspect.isroutine(function):
-        return function
-    return type(function).__call__
 
 
 def said(value: object) -> str:

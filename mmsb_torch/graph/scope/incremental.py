@@ -122,7 +122,8 @@ class Incremental:
 
     def __enter__(self) -> Self:
         self._check()
-        if getattr(_LOCAL, "active", None) is not None:
+        held: Incremental | None = getattr(_LOCAL, "active", None)
+        if held is not None and held._scope.active:  # noqa: SLF001 - else another thread ended it
             raise RecordingError(
                 "an incremental scope is active in this thread: expected none. Leave it first; one "
                 "scope serves the whole block."
@@ -131,7 +132,7 @@ class Incremental:
         try:
             self._scope.enter()
         except BaseException:
-            _LOCAL.active = None
+            _LOCAL.active = held
             raise
         return self
 
@@ -141,7 +142,8 @@ class Incremental:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _LOCAL.active = None
+        if getattr(_LOCAL, "active", None) is self:  # one that was refused leaves the other alone
+            _LOCAL.active = None
         self._scope.leave()
 
     def _handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
