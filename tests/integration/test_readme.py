@@ -12,7 +12,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 def test_the_readme_opens_with_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert text.index("make demo") < text.index("make test") < 200
-    assert len(SNIPPETS) == 7
+    assert len(SNIPPETS) == 8
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.optim")
@@ -23,6 +23,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
         exec(compile(snippet, f"README.md snippet {number}", "exec"), session)
     printed = capsys.readouterr().out
     assert "'emb' edited in transaction" in printed
+    assert "'v1' -> 'v2' in world 1" in printed
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
     assert "TransformerEncoder: layers.1" in printed
