@@ -189,8 +189,10 @@ def test_an_audit_of_a_store_and_of_readers(tmp_path, runs):
         for step in range(3):
             mem.update(x, torch.rand(2, 8), rows=[step, step + 5])
             _ = page.tensor, page.tensor
-        assert mem.audit()
-        assert mem.stats()["audit"] == {"checked": 5, "wrong": 0}
+        assert mem.stats()["audit"] == {"checked": 3, "wrong": 0}
+        report = mem.audit()
+        assert report
+        assert (report.checked["page"], report.checked["derived page"]) == (1, 1)
     for mode in ("r", "follow", "memo"):
         with mmsb.open(path, mode=mode, audit=1.0) as mem:
             assert "derived page" not in mem.audit().checked  # its recipe is not declared yet
@@ -265,3 +267,25 @@ def test_shares_that_are_none(tmp_path, share):
             mem.incremental(verify=share)
         with pytest.raises(mmsb.InvalidMemoError, match=r"from 0 to 1"):
             mem.memo(abs, verify=share)
+
+
+@needs_barrier
+def test_a_page_whose_weights_are_believed_unchanged_is_caught(model, runs):
+    """A memoised function watches the weights, and a page of the same module believes the watch."""
+    write = written_past(model.weight)
+    for share in (0.0, 1.0):
+        nn.init.ones_(model.weight)
+        with mmsb.open(audit=share) as mem:
+            mem.page("x", X)
+            f = mem.memo(apply)
+            f(model, X), f(model, X)
+            page = mem.derive(model, "x", name="page")
+            before = page.tensor.clone()
+            assert torch.equal(page.tensor, before)
+            write()
+            if not share:
+                assert torch.equal(page.tensor, before)  # the limit
+                continue
+            with pytest.raises(mmsb.WrongHitError, match="'page'"):
+                _ = page.tensor
+            assert torch.equal(page.tensor, model.bias.expand(4, 128))
