@@ -123,7 +123,7 @@ def test_a_graph_in_a_world(mem):
 BAD_NAMES = ["nobody", ["t", "nobody"], 3, ["t", 3], "", [[]], object()]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: type(name).__name__)
 def test_worlds_that_are_not_registered(mem, name):
     mem.register_world("t", 1)
     with pytest.raises(mmsb.WorldError, match="registered"):
@@ -133,7 +133,11 @@ def test_worlds_that_are_not_registered(mem, name):
     assert "y" not in mem
 
 
-@pytest.mark.parametrize("value", [object(), torch.ones(2), {1: 2}, {"a": {3}}, print, [[open]]])
+@pytest.mark.parametrize(
+    "value",
+    [object(), torch.ones(2), {1: 2}, {"a": {3}}, print, [[open]]],
+    ids=lambda value: type(value).__name__,
+)
 def test_values_that_are_no_plain_data(mem, value):
     with pytest.raises(mmsb.WorldError, match=r"plain data.*Pass a version"):
         mem.register_world("t", value)
