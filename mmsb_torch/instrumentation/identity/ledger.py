@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +57,8 @@ class Record:
         self._free(self.key)
 
 
-_free, _expired = torch.UntypedStorage._free_weak_ref, torch.UntypedStorage._expired  # noqa: SLF001
+_free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
+_expired: Callable[[int], Any] = torch.UntypedStorage._expired  # noqa: SLF001
 
 
 class Evidence(NamedTuple):
