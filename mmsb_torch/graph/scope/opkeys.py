@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsb_torch.instrumentation.capture.schema import OpClass
 from mmsb_torch.instrumentation.code.encoding import atom
-from mmsb_torch.instrumentation.identity import LEDGER
+from mmsb_torch.instrumentation.identity import LEDGER, barrier
 
 _PLAIN = frozenset((Tensor, nn.Parameter, nn.Buffer))
 _EXACT = frozenset((int, bool, str, type(None), torch.dtype, torch.device, torch.layout))
@@ -105,14 +105,11 @@ def _token(tensor: Tensor) -> object:
 
 
 def watch(args: tuple[Any, ...]) -> None:
-    """Watch the memory that a view is about to be taken of, while only one tensor has it.
-
-    The caller has asked `barrier.is_alone`.
-    """
+    """Watch the memory that a view is about to be taken of, while only one tensor has it."""
     for value in args:
         if type(value) in _PLAIN:
             try:
-                if not LEDGER.holds(value) and is_plain(value):
+                if not LEDGER.holds(value) and barrier.is_alone() and is_plain(value):
                     LEDGER.watch(value)
             except (RuntimeError, NotImplementedError):
                 return  # it has no memory, or none of its own

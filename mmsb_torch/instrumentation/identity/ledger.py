@@ -58,7 +58,8 @@ class Record:
         self._free(self.key)  # type: ignore[no-untyped-call]
 
 
-_free, _expired = torch.UntypedStorage._free_weak_ref, torch.UntypedStorage._expired  # noqa: SLF001
+_free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
+_expired: Callable[[int], Any] = torch.UntypedStorage._expired  # noqa: SLF001
 
 
 class Evidence(NamedTuple):
