@@ -55,7 +55,7 @@ class Record:
         return bool(_expired(self.key))
 
     def __del__(self) -> None:
-        self._free(self.key)  # type: ignore[no-untyped-call]
+        self._free(self.key)
 
 
 _free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
