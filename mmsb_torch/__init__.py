@@ -49,9 +49,11 @@ from mmsb_torch.errors import (
     TransactionError,
     UnsupportedError,
     UnsupportedLocationError,
+    WorldError,
     WrongHitError,
 )
 from mmsb_torch.graph import Why, register_recomputation
+from mmsb_torch.instrumentation.code import World
 from mmsb_torch.memory import (
     Change,
     Changes,
@@ -147,6 +149,8 @@ __all__ = [  # noqa: RUF022 - in plain order
     "UnsupportedError",
     "UnsupportedLocationError",
     "Why",
+    "World",
+    "WorldError",
     "WrongHitError",
     "capabilities",
     "capture",

@@ -100,6 +100,10 @@ class WrongHitError(MMSBError, AssertionError):
     """A memoised result, run again, came out different: something it depends on was not seen."""
 
 
+class WorldError(MMSBError, ValueError):
+    """No world of that name is registered, or it cannot be registered like that."""
+
+
 class CaptureError(MMSBError, RuntimeError):
     """A function cannot be captured as a graph; it still runs as it is."""
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.failures import Overtaken, Restart, said
 from mmsb_torch.graph.flights import Flights
 from mmsb_torch.graph.look import Look
@@ -18,8 +19,10 @@ from mmsb_torch.graph.node import Node, Outcome
 from mmsb_torch.graph.past import Past
 from mmsb_torch.graph.plans import Plans
 from mmsb_torch.graph.pull import Pull
+from mmsb_torch.graph.rerun import check_derived
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
+from mmsb_torch.instrumentation.code import Worlds
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry, Router
 
@@ -76,13 +79,16 @@ class Engine:
         self.runner = Runner(router, device or torch.get_default_device())
         self.flights = Flights(self.topology.lock)
         self.plans = Plans()
-        self.world = 0
-        """Moves when code changed: quick checks made before no longer count."""
+        self.worlds = Worlds()
+        """What changed in the code of pages and memoised functions, for people."""
+        self.code_changes = 0
+        """How often code changed: quick checks made before no longer count."""
         self.declarations = 0
         """How often a page was declared with code that it did not have before."""
         self.suspects: set[int] = set()
         """Pages whose recipes ran when somebody wrote into what they read."""
         self.counts = Counts()
+        self.audit = Audit()
 
     def read(self, entry: Entry) -> Tensor:
         """The value of any page, for reading: a detached alias.
@@ -92,6 +98,7 @@ class Engine:
 
         Raises:
             RecipeError, RecipeNotLoadedError, CycleDetectedError, PageMutatedError.
+            WrongHitError: an audit found that it is not what its recipe gives; it is stale now.
         """
         frame = self.runner.frame
         if frame is not None and frame.reader.engine is self:
@@ -111,9 +118,19 @@ class Engine:
                     continue
                 except Restart:
                     continue
+            elif self.audit.share and self.audit.due(self.audit.share):
+                self._check(node)
             value = self.router.read_derived(entry)
             if value is not None:
                 return value
+
+    def _check(self, node: Node) -> None:
+        """Compute a fresh page again, and raise WrongHitError if it gives something else."""
+        what = check_derived(self, node)
+        if what:
+            raise self.audit.wrong("derived page", repr(node.name), what)
+        if what is not None:
+            self.audit.compared("derived page")
 
     def is_fresh(self, node: Node, since: int | None = None) -> bool:
         """Whether the value is known to be right now, by a look at its roots and its code.
@@ -124,7 +141,7 @@ class Engine:
         cone = node.cone
         if (
             cone is None
-            or node.world != self.world
+            or node.code_changes != self.code_changes
             or node.topology != self.topology.version
             or node.error is not None
             or node.entry.tensor is None

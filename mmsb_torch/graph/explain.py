@@ -8,6 +8,9 @@ from typing import Any
 from mmsb_torch.graph.engine import Engine
 from mmsb_torch.graph.look import Look
 from mmsb_torch.graph.node import Node
+from mmsb_torch.graph.worlds import note_recipe, note_settings, settings_mark
+from mmsb_torch.instrumentation.code import World
+from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry
 
 _DEEPEST = 20  # levels of indentation
@@ -59,6 +62,10 @@ class Why:
     rows: str | None = None
     """What differs from the value before."""
     inputs: tuple[str, ...] = field(default=())
+    world: int | None = None
+    """The world in which the value was computed; None if there is none."""
+    since: tuple[World, ...] = ()
+    """What changed since then in what it depends on beside its inputs."""
     engine: str = "full"
     """How it was last computed: "full", or "slice": its function ran on the changed rows only."""
     computed_rows: int = 0
@@ -79,6 +86,7 @@ class Why:
         plain["edits"] = [asdict(edit) for edit in self.edits]
         plain["inputs"] = list(self.inputs)
         plain["through"] = [page.page for page in self.through]
+        plain["since"] = [world._asdict() for world in self.since]
         return plain
 
     def _behind(self) -> list[Why]:
@@ -108,6 +116,7 @@ class Why:
 
     def _lines(self, indent: str) -> list[str]:
         cost = f" in {self.seconds * 1e3:.2f} ms" if self.seconds else ""
+        cost += f" in world {self.world}" if self.seconds and self.world else ""
         rows = f", changed {self.rows}" if self.rows and self.what != "unchanged" else ""
         before, after = _PHRASES.get(self.what, (self.what, ""))
         lines = [f"{indent}{self.page!r} is {self.status}: {before}{cost}{rows}{after}"]
@@ -118,6 +127,9 @@ class Why:
             lines.append(f"{indent}  in full: {self.in_full}")
         if self.reason:
             lines.append(f"{indent}  because {self.reason}")
+        if self.since:
+            changes = "; ".join(f"{w.change} in world {w.number}" for w in self.since[-3:])
+            lines.append(f"{indent}  computed in world {self.world}; since then {changes}")
         lines += [f"{indent}  because {edit}" for edit in self.edits]
         return lines
 
@@ -187,9 +199,25 @@ def _explain(look: Look, node: Node, told: dict[int, Why]) -> Why:
                 e for e in _edits(engine, entry, before.get(entry, 0)) if e.source != "create"
             ]
     inputs = tuple(entry.info.name for entry in node.inputs)
-    return Why(
-        node.name, state, what, reason, tuple(edits), tuple(through), seconds, rows, inputs, *how
-    )
+    world = node.world if node.entry.tensor is not None else None
+    since = _since(engine, node) if world is not None and state == "stale" else ()
+    about = (tuple(edits), tuple(through), seconds, rows, inputs, world, since, *how)
+    return Why(node.name, state, what, reason, *about)
+
+
+def _since(engine: Engine, node: Node) -> tuple[World, ...]:
+    """What changed in a page's code since its value was computed; what nobody saw yet is noted."""
+    recipe = node.recipe
+    if recipe is None:
+        return ()
+    change = recipe.changed()
+    if change is not None:
+        note_recipe(engine.worlds, recipe, recipe.refreshed(), change)
+    note_settings(engine.worlds, node.settings, settings())
+    then = [node.definition]
+    if node.settings != settings():
+        then.append(settings_mark(node.settings))
+    return engine.worlds.since(node.world, then, recipe.worlds)
 
 
 def _pending(node: Node) -> dict[str, int]:

@@ -101,8 +101,10 @@ class Node:
     __slots__ = (
         "as_of",
         "code",
+        "code_changes",
         "cone",
         "declared",
+        "definition",
         "entry",
         "error",
         "flight",
@@ -141,7 +143,12 @@ class Node:
         """Torch's settings when the value was computed."""
         self.as_of = -1
         """The value was right at this transaction (and back to when it was computed)."""
-        self.world = -1
+        self.code_changes = -1
+        """The engine's count at the last look."""
+        self.world = 0
+        """In which world the value was computed."""
+        self.definition = ""
+        """The digest of the definition that computed it, as worlds name it."""
         self.error: Exception | None = None
         self.outcome: Outcome | None = None
         self.slicing: Slicing | None = None

@@ -14,6 +14,7 @@ from mmsb_torch.graph.look import NEVER, Look
 from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.running import Frame
+from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.runtime.state import Entry, value_at
 
 if TYPE_CHECKING:
@@ -57,6 +58,21 @@ class Past:
             if len(wanted) == 1:
                 return value
             wanted.pop()
+
+    def again(self, node: Node) -> tuple[Tensor, Tensor] | None:
+        """The present value of a derived page, and what its recipe gives now for the same inputs.
+
+        None if it is not fresh as of `tx`, runs at every read, or its code changed while it ran.
+        """
+        recipe = node.recipe
+        if recipe is None or recipe.untracked or node.peeked or not self._look.is_right(node):
+            return None
+        present = self.engine.router.read_derived(node.entry, self._look.epochs[node.id])
+        if present is None:
+            return None
+        value = self._run(node, recipe)
+        steady = recipe.changed() is None and settings() == self._look.settings
+        return (present, value) if steady else None
 
     def _value(self, entry: Entry) -> Tensor:
         topology = self.engine.topology

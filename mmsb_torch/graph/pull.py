@@ -31,6 +31,7 @@ from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.run import Run
 from mmsb_torch.graph.running import Frame
 from mmsb_torch.graph.slicing import Part, Slicing
+from mmsb_torch.graph.worlds import note_recipe, note_settings
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.instrumentation.identity import LEDGER
 from mmsb_torch.runtime.state import Entry
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
 class Pull(Look):
     """One look at the graph that computes what is not right. For one thread."""
 
-    __slots__ = ("_stirred", "failed", "told", "version", "world")
+    __slots__ = ("_stirred", "code_changes", "failed", "told", "version")
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.world = engine.world
+        self.code_changes = engine.code_changes
         self.version = engine.topology.version
         """Of the topology, when it began."""
         self.failed: dict[int, MMSBError] = {}
@@ -113,7 +114,7 @@ class Pull(Look):
             self.engine.counts.cut_off += 1
             node.outcome = Outcome.without_run("cut off", self.tx)
             self.told.append((EventType.CUT_OFF, {"page": node.name, "tx": self.tx}))
-        node.as_of, node.world = max(self.tx, node.as_of), self.world
+        node.as_of, node.code_changes = max(self.tx, node.as_of), self.code_changes
         self._look(node)
 
     def _look(self, node: Node) -> None:
@@ -129,6 +130,9 @@ class Pull(Look):
             raise not_loaded(node, now)
         if reason is not None and recipe.changed() is not None:
             recipe = self._refresh(node, recipe, reason)
+        if node.code and node.settings != self.settings:
+            note_settings(self.engine.worlds, node.settings, self.settings)
+        world = self.engine.worlds.number
         if any(self.epochs.get(entry.info.id, -1) == -1 for entry in recipe.inputs):
             raise Restart  # declared anew, or an input made, since this pull looked
         frame = Frame(self, node, private=node.id in self.engine.suspects)
@@ -152,7 +156,9 @@ class Pull(Look):
         with LEDGER.watching():  # weights: from now on a look at their flags will do
             steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
-        self._publish(node, frame, Run(value, part, slicing, recipe.digest, code, reason, seconds))
+        definition = recipe.definition.digest if recipe.definition is not None else ""
+        run = Run(value, part, slicing, recipe.digest, code, definition, world, reason, seconds)
+        self._publish(node, frame, run)
         if part is not None and not part.trial:
             slicing.costs.ran_rows(part.computed.numel(), time.perf_counter() - slicing.began)
 
@@ -184,9 +190,10 @@ class Pull(Look):
                 raise Restart
             node.recipe = refreshed
             engine.topology.version += 1
-            engine.world += 1
-        self.world = engine.world
-        fields = {"page": node.name, "reason": reason, "world": self.world}
+            engine.code_changes += 1
+        self.code_changes = engine.code_changes
+        world = note_recipe(engine.worlds, recipe, refreshed, reason)
+        fields = {"page": node.name, "reason": reason, "world": world}
         self.told.append((EventType.WORLD_CHANGED, fields))
         return refreshed
 
@@ -211,9 +218,10 @@ class Pull(Look):
                 engine.router.publish_rows(entry, values, region)
             node.seen, node.seen_of = now, inputs
             node.code, node.settings, node.error = run.code, self.settings, None
-            node.as_of, node.world = self.tx, self.world
+            node.as_of, node.code_changes = self.tx, self.code_changes
+            node.world, node.definition = run.world, run.definition
             if run.code != run.digest:  # right for this read only: nobody may take it for fresh
-                engine.world += 1
+                engine.code_changes += 1
             epochs[node.id] = entry.epoch
         self._look(node)
         node.outcome = Outcome(

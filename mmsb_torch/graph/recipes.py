@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmsb_torch.errors import InvalidRecipeError
 from mmsb_torch.instrumentation.code import Definition
+from mmsb_torch.instrumentation.code.calling import runs_in_pieces
 from mmsb_torch.runtime.state import Entry, Table
 
 
@@ -27,6 +28,10 @@ class Recipe(abc.ABC):
 
     kind: str | None = None
     """The registered kind, if it is one."""
+    definition: Definition | None = None
+    """The user's code in it, if there is any."""
+    worlds: tuple[str, ...] = ()
+    """Registered worlds that it names."""
     label: str
     """For people: `scores (analysis.py:12)`."""
     inputs: tuple[Entry, ...]
@@ -73,7 +78,7 @@ class CallRecipe(Recipe):
     ) -> None:
         self.function = function
         self.rows, self.exact = by_rows
-        self.definition = definition
+        self.definition: Definition = definition
         self.label = definition.label
         self.inputs = (*positional, *keywords.values())
         self.untracked = definition.opaque
@@ -111,25 +116,26 @@ class KindRecipe(Recipe):
 
     def __init__(self, kind: str, memory: Any, page: Any) -> None:
         self.kind: str = kind
-        self._function, self._definition = _kind(kind)
+        self.definition: Definition
+        self._function, self.definition = _kind(kind)
         self._memory, self._page = memory, page
-        self.label = self._definition.label
+        self.label = self.definition.label
         # it has the memory at hand, and may read it anywhere
-        self.untracked = self._definition.opaque + self._definition.starters
-        self.digest = _digest(self._definition.digest, "kind", kind)
+        self.untracked = self.definition.opaque + self.definition.starters
+        self.digest = _digest(self.definition.digest, "kind", kind)
         self.changed = self._changed
 
     def _changed(self) -> str | None:
         registered = _KINDS.get(self.kind)
         if registered is not None and registered[0] is not self._function:
-            if registered[1].digest != self._definition.digest or registered[1].changed():
+            if registered[1].digest != self.definition.digest or registered[1].changed():
                 return f"kind {self.kind!r} was registered anew"
-            self._function, self._definition = registered  # equal code: go on with that
-        return self._definition.changed()
+            self._function, self.definition = registered  # equal code: go on with that
+        return self.definition.changed()
 
     def refreshed(self) -> KindRecipe:
         """The recipe of the kind as it is registered now."""
-        definition = self._definition.refresh()
+        definition = self.definition.refresh()
         with _kinds_lock:
             if _KINDS[self.kind][0] is self._function:
                 _KINDS[self.kind] = (self._function, definition)
@@ -157,7 +163,7 @@ def register_recomputation(kind: str, fn: Callable[[Any, Any], Tensor]) -> None:
     """
     if not isinstance(kind, str) or not kind:
         raise InvalidRecipeError(f"a kind is a non-empty string, found {kind!r}")
-    if not callable(fn):
+    if not callable(fn) or runs_in_pieces(fn):
         raise InvalidRecipeError(
             f"kind {kind!r}: expected fn(memory, page) -> Tensor, found {fn!r}"
         )
@@ -204,6 +210,11 @@ def bind(
     """
     if not callable(function):
         raise InvalidRecipeError(f"a recipe is a callable or an nn.Module, found {function!r}")
+    if runs_in_pieces(function):
+        raise InvalidRecipeError(
+            f"recipe {_name(function)} is a coroutine or generator function: expected one that "
+            "returns a tensor. Declare the function that computes the values."
+        )
     pages = {name: value for name, value in keywords.items() if isinstance(value, Entry)}
     constants = {name: value for name, value in keywords.items() if name not in pages}
     signature = _signature(function)

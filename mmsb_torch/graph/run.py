@@ -24,6 +24,9 @@ class Run(NamedTuple):
     """What the code was when it began."""
     code: str
     """The same, or that it changed while it ran."""
+    definition: str
+    """Of the recipe that ran, as worlds name it."""
+    world: int
     reason: str | None
     seconds: float
 

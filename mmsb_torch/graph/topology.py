@@ -74,6 +74,12 @@ class Topology:
                     node.seen = ()
             self.version += 1
 
+    def doubt_page(self, node: Node) -> None:
+        """Let a page be computed again: its value may not be right."""
+        with self.lock:
+            node.seen = ()
+            self.version += 1
+
     def check_acyclic(self, node: Node, entry: Entry) -> None:
         """Raise CycleDetectedError if `entry` is `node`'s page or depends on it. Lock held.
 

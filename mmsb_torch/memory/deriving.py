@@ -16,7 +16,7 @@ from mmsb_torch.graph import (
     ir_recipe,
     is_registered,
 )
-from mmsb_torch.memory import graphs, making
+from mmsb_torch.memory import graphs, making, watching
 from mmsb_torch.memory.page import Page
 from mmsb_torch.runtime.state import Entry
 from mmsb_torch.types import EventType
@@ -25,17 +25,48 @@ if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
 
 
-def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str, Any]) -> Any:
-    """What `Memory.derive` does; without a function it returns a decorator."""
+def derive(memory: Memory, function: Any = None, /, *args: Any, **options: Any) -> Any:
+    """Declare a page that is computed from others, and return it.
+
+    `@mem.derive` on a function whose parameters name pages; `mem.derive(f, page, ..., name=)`
+    for any callable or nn.Module, pages (or their names) in the order of its parameters, or by
+    keyword; other keywords are constants.
+
+    Options:
+        name: the page's; the function's if left out.
+        metadata: plain data kept with the page.
+        world: what was registered with `register_world` that it depends on, too.
+        rows: True if row i of the result depends on row i of the inputs that have as many rows,
+            and on nothing else in them; or the names of those inputs. A sample is compared.
+            False: always in full. Left out: it is proved from the function's graph, where that
+            is possible and promises to save more than it costs.
+        exact: make rows apart only where that gives the bits of the whole. Otherwise rows may
+            differ from those of the whole by rounding (`mem.why` says so), and what differs by
+            no more than that counts as equal.
+
+    The page is computed when it is read, and again only when what it depends on changed:
+    its inputs, bit for bit; its code and the helpers, globals and closures it refers to; the
+    parameters, buffers, flags and hooks of modules. It runs without grad and autocast, and its
+    result is detached. Declaring a name again with equal code keeps its value, with other code
+    replaces the recipe.
+
+    Raises:
+        InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError, WorldError.
+        NotRowwiseError (when it is read): a sample shows that `rows` is not so.
+    """
+    return _derived(memory, function, args, options)
+
+
+def _derived(memory: Memory, function: Any, args: Sequence[Any], options: dict[str, Any]) -> Any:
     memory._router.check_open()  # noqa: SLF001 - one facade
     if function is None:
         if args:
             raise InvalidRecipeError("mem.derive(None, ...): expected a callable first")
-        return lambda decorated: derive(memory, decorated, (), options)
+        return lambda decorated: _derived(memory, decorated, (), options)
     options = dict(options)
     name = options.pop("name", None)
     name = default_name(function) if name is None else making.check_name(name)
-    metadata = options.pop("metadata", None)
+    metadata, world = options.pop("metadata", None), options.pop("world", None)
     rows, exact = options.pop("rows", None), options.pop("exact", False)
     if name is None:
         raise InvalidRecipeError(
@@ -44,7 +75,7 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
     if isinstance(function, Page):
         if rows is not None or exact:
             raise InvalidRecipeError("rows= and exact= are for functions: a graph runs in full")
-        recipe = graphs.recipe(memory, function, args, options)
+        recipe = watching.in_worlds(memory, graphs.recipe(memory, function, args, options), world)
         return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
     inputs = tuple(memory._handles.entry(page) for page in args)  # noqa: SLF001
     keywords = {
@@ -53,7 +84,8 @@ def derive(memory: Memory, function: Any, args: Sequence[Any], options: dict[str
     }
     table = memory._router.table  # noqa: SLF001
     bound = bind(function, inputs, keywords, table, rows=_named(rows), exact=exact)
-    return memory._handles.of(declare(memory, name, bound, metadata))  # noqa: SLF001
+    recipe = watching.in_worlds(memory, bound, world)
+    return memory._handles.of(declare(memory, name, recipe, metadata))  # noqa: SLF001
 
 
 def _named(rows: Any) -> Any:

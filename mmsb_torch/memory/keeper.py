@@ -29,7 +29,7 @@ class Keeper:
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._checkpointing = threading.Lock()
-        self._checkpointed = (0, 0, 0)
+        self._checkpointed = (0, 0, 0, 0)
         self._end: Callable[[], object] = lambda: None
         self._retention: Retention | None = None
         self._objects: Objects | None = None

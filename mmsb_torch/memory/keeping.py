@@ -119,7 +119,8 @@ def _bases(store: Store, before: int) -> list[Checkpoint]:
     return [_base(store, manifest) for manifest in store.read_manifests(before)]
 
 
-def _progress(memory: Keeper) -> tuple[int, int, int]:
-    """What a checkpoint holds that an earlier one may not: commits, computations, declarations."""
+def _progress(memory: Keeper) -> tuple[int, int, int, int]:
+    """What a checkpoint holds that an earlier one may not: commits, computations, code."""
     engine = memory._engine  # noqa: SLF001
-    return memory._router.tx, engine.counts.recomputed, engine.declarations  # noqa: SLF001
+    counts = engine.counts.recomputed, engine.declarations, engine.worlds.number
+    return memory._router.tx, *counts  # noqa: SLF001

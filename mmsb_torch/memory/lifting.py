@@ -68,7 +68,7 @@ def _declare(memory: Memory, plan: Lift, outputs: Mapping[str, Tensor]) -> dict[
                 f"lift: output {page.name!r} depends on no input: keep it as a page, "
                 f"mem.page({page.name!r}, tensor)"
             )
-        made[page.name] = deriving.derive(memory, page.replay, pages, {"name": page.name})
+        made[page.name] = deriving.derive(memory, page.replay, *pages, name=page.name)
     return {name: made[name] for name in outputs}
 
 

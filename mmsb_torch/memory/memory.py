@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
-from mmsb_torch.memory import deriving, graphs, making
+from mmsb_torch.memory import auditing, deriving, graphs, making, watching
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
@@ -48,10 +48,12 @@ class Memory(Keeper):
         device: torch.device | None = None,
         read_only: bool = False,
         budget: int = BUDGET_BYTES,
+        audit: float = 0.0,
     ) -> None:
         super().__init__(store)
         self._router = Router(Log(), read_only=read_only)
         self._engine = Engine(self._router, device)
+        auditing.begin(self, audit)
         self._device = device
         self._handles = Handles(self, self._router)
         self._memo: Memo | None = None
@@ -220,37 +222,11 @@ class Memory(Keeper):
 
     # derived pages
 
-    def derive(self, function: Any = None, /, *args: Any, **options: Any) -> Any:
-        """Declare a page that is computed from others, and return it.
-
-        `@mem.derive` on a function whose parameters name pages; `mem.derive(f, page, ..., name=)`
-        for any callable or nn.Module, pages (or their names) in the order of its parameters, or by
-        keyword; other keywords are constants.
-
-        Options:
-            name: the page's; the function's if left out.
-            metadata: plain data kept with the page.
-            rows: True if row i of the result depends on row i of the inputs that have as many rows,
-                and on nothing else in them; or the names of those inputs. A sample is compared.
-                False: always in full. Left out: it is proved from the function's graph, where that
-                is possible and promises to save more than it costs.
-            exact: make rows apart only where that gives the bits of the whole. Otherwise rows may
-                differ from those of the whole by rounding (`mem.why` says so), and what differs by
-                no more than that counts as equal.
-
-        The page is computed when it is read, and again only when what it depends on changed:
-        its inputs, bit for bit; its code and the helpers, globals and closures it refers to; the
-        parameters, buffers, flags and hooks of modules. It runs without grad and autocast, and its
-        result is detached. Declaring a name again with equal code keeps its value, with other code
-        replaces the recipe.
-
-        Raises:
-            InvalidRecipeError, PageNotFoundError, PageExistsError, CycleDetectedError.
-            NotRowwiseError (when it is read): a sample shows that `rows` is not so.
-        """
-        return deriving.derive(self, function, args, options)
-
+    derive = deriving.derive
     ir = graphs.ir
+    worlds = watching.worlds
+    register_world = watching.register_world
+    invalidate_on_world_change = watching.invalidate_on_world_change
 
     def propagate(self) -> list[Page]:
         """Compute every stale derived page now; returns those whose value changed.
@@ -284,7 +260,8 @@ class Memory(Keeper):
 
             with self._router.table.lock:  # two threads must get the same one
                 if self._memo is None:
-                    self._memo = Memo(self._objects, self._budget, self._router.check_open)
+                    of_memory = self._router.check_open, self._engine.worlds, self._engine.audit
+                    self._memo = Memo(self._objects, self._budget, *of_memory)
                 found = self._memo
         return found
 
@@ -298,14 +275,16 @@ class Memory(Keeper):
             verify: share of hits (0 to 1) that are run again and compared, bit for bit.
 
         Raises:
-            ClosedError; RecordingError: another one is active in this thread (on entering).
+            ClosedError; UnsupportedError: `verify` is no share.
+            RecordingError: another one is active in this thread (on entering).
         """
         from mmsb_torch.graph.scope import Incremental, Operations  # noqa: PLC0415 - as above
 
         self._router.check_open()
         if self._operations is None:
             self._operations = Operations(self._budget)
-        return Incremental(self._operations, self._router.check_open, verify)
+        audit = self._engine.audit
+        return Incremental(self._operations, self._router.check_open, verify, audit)
 
     def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.
@@ -321,6 +300,8 @@ class Memory(Keeper):
         from mmsb_torch.memory import recording  # noqa: PLC0415 - loads when it is used
 
         return recording.record(self, function, options)
+
+    audit = auditing.audit
 
     # time travel
 

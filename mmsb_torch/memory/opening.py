@@ -9,7 +9,8 @@ import torch
 
 from mmsb_torch.device import PageLocation, resolve_device
 from mmsb_torch.errors import CorruptLogError, InternalError, StoreError, UnsupportedError
-from mmsb_torch.memory import deriving
+from mmsb_torch.graph.audit import check_share
+from mmsb_torch.memory import auditing, deriving
 from mmsb_torch.memory.memory import BUDGET_BYTES, Memory
 from mmsb_torch.memory.sizes import parse_bytes
 
@@ -31,6 +32,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     compaction: bool = True,
     budget: int | str | None = None,
     mapped: bool = False,
+    audit: float = 0.0,
 ) -> Memory:
     """Open a memory.
 
@@ -52,6 +54,9 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         mapped: leave the checkpoint's tensors in its files, mapped, when nothing is to be written
             (modes other than "w"): opening copies nothing, and processes share the memory. Each
             byte is checked once, at opening; somebody who later cuts the files kills this process.
+        audit: share (0 to 1) of the answers that are computed again and compared, bit for bit: hits
+            of memoised functions and incremental scopes, reads of fresh derived pages. A difference
+            raises WrongHitError; `stats()["audit"]` counts. See also `Memory.audit`.
         device: where new pages live unless told otherwise; where their first value lives if None.
 
     Raises:
@@ -67,12 +72,14 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         raise UnsupportedError(f"durability={durability!r}: expected 'process', 'full' or 'none'")
     where = None if device is None else resolve_device(device)
     nbytes = None if budget is None else parse_bytes(budget)
+    check_share("audit", audit)
     if path is None:
         if mode != "w":
             raise StoreError(
                 f"mode={mode!r} reads a store: expected a path, mmsb.open(path, mode={mode!r})"
             )
-        return Memory(device=where, budget=BUDGET_BYTES if nbytes is None else nbytes)
+        nbytes = BUDGET_BYTES if nbytes is None else nbytes
+        return Memory(device=where, budget=nbytes, audit=audit)
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
     if mapped and mode == "w":
@@ -80,6 +87,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             "mapped=True is for readers: expected mode='r', 'follow' or 'memo' with it"
         )
     memory = open_on(FILES, path, mode=mode, device=where, durability=durability, mapped=mapped)
+    auditing.begin(memory, audit)
     memory._retention = retention  # noqa: SLF001 - one facade
     memory._objects = results(memory, mode, nbytes)  # noqa: SLF001
     if mode == "w" and compaction:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from mmsb_torch.errors import RecordingError
 from mmsb_torch.graph.recording import InstrumentationConfig, Recording
 from mmsb_torch.instrumentation.capture.tape import Tape
 from mmsb_torch.instrumentation.capture.values import OUTSIDE
+from mmsb_torch.instrumentation.code.calling import runs_in_pieces
 
 if TYPE_CHECKING:
     from mmsb_torch.memory.keeper import Keeper
@@ -69,9 +69,10 @@ def _recorded(memory: Memory, function: Any, config: InstrumentationConfig) -> C
         raise RecordingError(
             f"mem.record({function!r:.60}): expected a function to decorate, or nothing"
         )
-    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+    if runs_in_pieces(function):
+        name = getattr(function, "__qualname__", type(function).__qualname__)
         raise RecordingError(
-            f"@mem.record on {function.__qualname__}, a generator or coroutine: it runs in pieces. "
+            f"@mem.record on {name}, a generator or coroutine: it runs in pieces. "
             "Put `with mem.record() as rec:` into its body."
         )
 

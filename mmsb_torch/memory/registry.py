@@ -55,6 +55,7 @@ def capture(engine: Engine, since: int | None) -> tuple[Snapshot, dict[int, int]
         "label": last.label if last is not None else None,
         "step": last.step if last is not None else None,
         "time_ns": last.time_ns if last is not None else 0,
+        "worlds": engine.worlds.as_plain(),
     }
     return Snapshot(tx, tensors, registry, frozenset(unchanged), since), epochs
 
@@ -88,6 +89,8 @@ def _page(entry: Entry, node: Node | None, *, known: bool) -> dict[str, Any]:
             "code": node.code if known else "",
             "settings": as_plain(node.settings) if known else {},
             "as_of": node.as_of if known else -1,
+            "world": node.world,
+            "definition": node.definition,
         }
     return page
 
@@ -131,6 +134,7 @@ def _restore(engine: Engine, snapshot: Snapshot) -> None:
     if registry["format"] != _FORMAT:
         raise ValueError(f"registry format {registry['format']}, expected {_FORMAT}")
     router = engine.router
+    engine.worlds.fill(registry.get("worlds", {}))  # stores of the first format may have none
     derived: list[tuple[Entry, Mapping[str, Any]]] = []
     for page in registry["pages"]:
         value = snapshot.tensors.get(page["name"])
@@ -174,5 +178,6 @@ def _node(router: Router, entry: Entry, stored: Mapping[str, Any]) -> Node:
     node.inputs = tuple(router.table.find(page) for page in stored["inputs"])
     node.seen, node.seen_of = tuple(stored["seen"]), node.inputs
     node.code, node.settings = stored["code"], from_plain(stored["settings"])
-    node.as_of, node.world = stored["as_of"], 0
+    node.as_of, node.code_changes = stored["as_of"], 0
+    node.world, node.definition = stored.get("world", 0), stored.get("definition", "")
     return node

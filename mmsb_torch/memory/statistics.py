@@ -31,4 +31,5 @@ def statistics(engine: Engine) -> dict[str, Any]:
         "sliced": counts.sliced,
         "sliced_rows": counts.rows,
         "saved_seconds": counts.saved,
+        "audit": engine.audit.stats(),
     }

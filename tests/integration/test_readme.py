@@ -23,6 +23,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
         exec(compile(snippet, f"README.md snippet {number}", "exec"), session)
     printed = capsys.readouterr().out
     assert "'emb' edited in transaction" in printed
+    assert "'v1' -> 'v2' in world 1" in printed
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
     assert "TransformerEncoder: layers.1" in printed

@@ -7,24 +7,28 @@ import inspect
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
+from mmsb_torch.graph.memo.recall import PLAIN, Modes, Recall, modes
 from mmsb_torch.instrumentation.code import Definition
 from mmsb_torch.instrumentation.code.encoding import atom, digest, framed, text
-from mmsb_torch.instrumentation.context import NAMES, settings
+from mmsb_torch.instrumentation.context import NAMES
 from mmsb_torch.instrumentation.identity import LEDGER
 
 _FORM = "mmsb memo 1"
-_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _MODULES = 32
 
 
 class Refused(Exception):  # noqa: N818 - told, not raised to users
     """This call cannot be keyed; the message says why."""
+
+
+class Unfit(TypeError):  # noqa: N818 - told, not raised to users
+    """The arguments do not fit the function; the message says why."""
 
 
 class Key(NamedTuple):
@@ -65,6 +69,7 @@ class Keying:
         self.reasons: dict[str, str] = {}
         """Part of a key -> what changed in it when it last did."""
         self._modules: dict[int, Definition] = {}
+        self._last: tuple[Recall, Key] | None = None
 
     def refresh(self) -> str | None:
         """Look at the code as it is now; what changed, or None."""
@@ -79,16 +84,25 @@ class Keying:
 
         Raises:
             Refused: something in it cannot be keyed.
-            TypeError: the arguments do not fit the function.
+            Unfit: the arguments do not fit the function.
         """
-        parts = context()
         with LEDGER.watching():
+            code = self.definition if self._version is None else None
+            last = self._last
+            if last is not None and last[0].is_again(args, kwargs, code):
+                return last[1]
+            now = modes()
+            parts = context(now)
             parts.append(("code", self._code()))
             for name, value in self.arguments(args, kwargs):
                 if name.partition("[")[0] not in self._ignored:
                     parts.append((f"argument {name!r}", self._part(f"argument {name!r}", value)))
-        found = tuple(parts)
-        return Key(_digest(found), found)
+            found = tuple(parts)
+            key = Key(_digest(found), found)
+            code = self.definition if self._version is None else None
+            recall = Recall(args, kwargs, now, code, self._modules)
+            self._last = (recall, key) if recall.useful else None
+        return key
 
     def arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -96,9 +110,12 @@ class Keying:
         """The arguments by name, defaults included; those of *args and **kwargs one by one.
 
         Raises:
-            TypeError: they do not fit.
+            Unfit: they do not fit.
         """
-        bound = self._signature.bind(*args, **kwargs)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise Unfit(*error.args) from None
         bound.apply_defaults()
         found: list[tuple[str, object]] = []
         for name, value in bound.arguments.items():
@@ -122,11 +139,11 @@ class Keying:
         return bytes.fromhex(self.definition.digest)
 
     def _part(self, name: str, value: object) -> bytes:
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             assert isinstance(value, Tensor)
             return tensor_part(name, value)
-        if isinstance(value, Path):
-            return _file_part(name, value)
+        if issubclass(type(value), Path):  # not isinstance: it asks the object what its class is
+            return _file_part(name, cast("Path", value))
         data = atom(value)
         if data is not None:
             return data
@@ -137,13 +154,13 @@ class Keying:
 
     def _definition(self, name: str, value: object) -> Definition:
         """What an argument is by value; those of modules are kept, and only checked."""
-        if not isinstance(value, nn.Module):
+        if not issubclass(type(value), nn.Module):
             return Definition.of(_nothing, {"value": value})
         kept = self._modules.get(id(value))
         if kept is None or kept.function is not value:
             if len(self._modules) >= _MODULES:
                 self._modules.clear()
-            kept = Definition.of(value)
+            kept = Definition.of(cast("nn.Module", value))
         else:
             changed = kept.changed()
             if changed is not None:
@@ -178,7 +195,10 @@ def tensor_part(name: str, tensor: Tensor) -> bytes:
         tensor.is_inference(),
         type(tensor).__name__,
     )
-    return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor)])
+    try:
+        return framed("tensor", [text(repr(layout)), LEDGER.digest(tensor)])
+    except (ValueError, RuntimeError) as error:  # its memory was freed, or it is nobody's to read
+        raise Refused(f"{name} is a tensor that cannot be read: {error}") from None
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -204,30 +224,26 @@ def _file_part(name: str, path: Path) -> bytes:
     return framed("file", [text(str(path)), state.digest()])
 
 
-def context() -> list[tuple[str, bytes]]:
+def context(now: Modes) -> list[tuple[str, bytes]]:
     """Torch's settings and modes, by name.
 
     Raises:
         Refused: a mode is active that may change what operations do.
     """
-    if torch._C._len_torch_dispatch_stack():  # noqa: SLF001
+    if now.dispatch:
         raise Refused("a dispatch mode is active")
-    if torch._C._len_torch_function_stack():  # noqa: SLF001
+    if now.function:
         raise Refused(
             "a function mode is active (torch.device as a context, or set_default_device)"
         )
-    found = [(f"torch's setting of {n}", v) for n, v in zip(NAMES, settings(), strict=True)]
+    found = [(f"torch's setting of {n}", v) for n, v in zip(NAMES, now.settings, strict=True)]
     found += [
-        ("grad mode", torch.is_grad_enabled()),
-        ("inference mode", torch.is_inference_mode_enabled()),
-        *((f"autocast on {kind}", _autocast(kind)) for kind in ("cpu", "cuda")),
+        ("grad mode", now.grad),
+        ("inference mode", now.inference),
+        ("autocast on cpu", now.autocast[0]),
+        ("autocast on cuda", now.autocast[1]),
     ]
     return [(name, digest(repr(value).encode())) for name, value in found]
-
-
-def _autocast(kind: str) -> object:
-    on = torch.is_autocast_enabled(kind)
-    return (torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled()) if on else None
 
 
 def _digest(parts: tuple[tuple[str, bytes], ...]) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
-import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmsb_torch.device import same_bits
 from mmsb_torch.errors import (
@@ -20,28 +18,27 @@ from mmsb_torch.errors import (
     InvalidMemoError,
     StoreError,
     UnsupportedError,
-    WrongHitError,
 )
+from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.memo import randomness
+from mmsb_torch.graph.memo.checks import (
+    check_function,
+    check_options,
+    requires_grad,
+    said,
+    tensors_in,
+)
+from mmsb_torch.graph.memo.explain import Calls, Explanation, hit
 from mmsb_torch.graph.memo.flights import Flights
-from mmsb_torch.graph.memo.keys import Key, Keying, Refused, difference
+from mmsb_torch.graph.memo.keys import Key, Keying, Refused, Unfit, difference
 from mmsb_torch.graph.memo.results import Result, Unkeepable, put_together, take_apart
 from mmsb_torch.graph.memo.shelf import Item, Shelf
+from mmsb_torch.instrumentation.code import Definition, Worlds
+from mmsb_torch.instrumentation.identity import LEDGER
 from mmsb_torch.runtime.store.objects import Objects
 
-_REMEMBERED = 16
 _RANDOM = "mmsb.random"
 _GENERATORS = "random generators"
-
-
-class Explanation(NamedTuple):
-    """What a call would do, and why. Print it."""
-
-    hit: bool
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{'hit' if self.hit else 'miss'}: {self.reason}"
 
 
 class Memo:
@@ -51,6 +48,8 @@ class Memo:
         objects: where results outlive the process; None keeps them in memory only.
         budget: bytes of results in memory.
         check: raises if the memory was closed.
+        worlds: of the memory.
+        audit: of the memory.
     """
 
     def __init__(
@@ -58,8 +57,13 @@ class Memo:
         objects: Objects | None = None,
         budget: int = 1 << 30,
         check: Callable[[], None] = lambda: None,
+        worlds: Worlds | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.objects = objects
+        self.worlds = Worlds() if worlds is None else worlds
+        self.audit = Audit() if audit is None else audit
+        self._calls: dict[str, Calls] = {}
         self.shelf = Shelf(budget)
         self.flights = Flights()
         self.counts: Counter[str] = Counter()
@@ -72,6 +76,7 @@ class Memo:
         version: str | None = None,
         ignore: Sequence[str] = (),
         verify: float = 0.0,
+        world: str | Sequence[str] = (),
     ) -> Any:
         """Memoise a function or nn.Module: `@mem.memo`, `@mem.memo(verify=0.01)` or `mem.memo(f)`.
 
@@ -89,25 +94,28 @@ class Memo:
             version: stands for the code: edits then do not matter until it changes.
             ignore: names of parameters that do not change the result.
             verify: share of hits (0 to 1) that are run again and compared, bit for bit.
+            world: what was registered with `register_world` that the result depends on, too.
 
         Raises:
             InvalidMemoError: it is no callable, has no signature, or is a coroutine or generator.
+            WorldError: such a world is not registered.
         """
         self.check()
-        if function is None:
-            return functools.partial(self, version=version, ignore=ignore, verify=verify)
-        return MemoFunction(self, function, version, ignore, verify)
+        if function is not None:
+            return MemoFunction(self, function, version, ignore, verify, world)
+        options: dict[str, Any] = {"version": version, "ignore": ignore, "verify": verify}
+        return functools.partial(self, **options, world=world)
 
     def explain(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         """Whether calling a memoised function like that would be a hit, and the reason.
 
         Raises:
-            InvalidMemoError: `function` was not memoised here.
+            InvalidMemoError: `function` was not memoised here, or the arguments do not fit it.
         """
         self.check()
         if not isinstance(function, MemoFunction) or function.memo is not self:
             raise InvalidMemoError(
-                f"{function!r} was not memoised by this memory: expected what mem.memo returned."
+                f"{said(function)} was not memoised by this memory: expected what mem.memo returned."
             )
         return function.explain(args, kwargs)
 
@@ -117,6 +125,17 @@ class Memo:
         self.shelf.clear()
         if self.objects is not None:
             self.objects.clear()
+
+    def calls_of(self, definition: Definition) -> Calls:
+        """The last calls of a function, and of those that stood in its place before."""
+        place = definition.place
+        return Calls() if place is None else self._calls.setdefault(place, Calls())
+
+    def forget(self, digest: str) -> None:
+        """Forget one result, on disk too."""
+        self.shelf.remove(digest)
+        if self.objects is not None:
+            self.objects.remove(digest)
 
     def find(self, key: Key) -> tuple[Key, Item] | None:
         """A result of this key, and the key that it was found under; random ones have another."""
@@ -137,18 +156,20 @@ class Memo:
                 tensors, texts = found
                 result = None if _RANDOM in texts else Result(tensors, texts)
                 made = int(texts.get("mmsb.made_ns", "0"))
-                item = Item(result, float(texts.get("mmsb.seconds", "0")), made)
+                world = int(texts.get("mmsb.world", "0"))
+                item = Item(result, float(texts.get("mmsb.seconds", "0")), made, world)
                 self.shelf.put(digest, item)
         return item
 
-    def keep(self, key: Key, result: Result | None, seconds: float, label: str) -> None:
+    def keep(self, key: Key, result: Result | None, seconds: float, label: str, world: int) -> None:
         """Keep a result; None says that calls of this key draw random numbers."""
-        item = Item(result, seconds, time.time_ns())
+        item = Item(result, seconds, time.time_ns(), world)
         self.shelf.put(key.digest, item)
         if self.objects is None or not self.objects.writable:
             return
         tensors, texts = ({}, {_RANDOM: "1"}) if result is None else result
         about = {"mmsb.made_ns": str(item.made_ns), "mmsb.seconds": repr(seconds), "mmsb.of": label}
+        about["mmsb.world"] = str(world)
         try:
             self.objects.put(key.digest, tensors, {**texts, **about}, int(seconds * 1e6))
         except StoreError:  # a full disk must not fail the call; the result is in memory
@@ -156,12 +177,13 @@ class Memo:
 
     def stats(self) -> dict[str, int]:
         """Hits, misses, refusals and bytes, as plain data."""
+        self.check()
         counts = {name: self.counts[name] for name in ("hits", "misses", "refused", "verified")}
         return {**counts, "results": len(self.shelf), "bytes": self.shelf.nbytes}
 
     def __repr__(self) -> str:
-        s = self.stats()
-        return f"<Memo: {s['hits']} hits, {s['misses']} misses, {s['refused']} executed unkept>"
+        c = self.counts
+        return f"<Memo: {c['hits']} hits, {c['misses']} misses, {c['refused']} executed unkept>"
 
 
 class MemoFunction:
@@ -174,15 +196,19 @@ class MemoFunction:
         version: str | None,
         ignore: Sequence[str],
         verify: float,
+        world: str | Sequence[str],
     ) -> None:
-        _check(function, version, ignore, verify)
+        check_options(check_function(function), version, ignore, verify)
         functools.update_wrapper(self, function, updated=())
         self.memo = memo
         self.function = function
-        self._verify = float(verify)
+        self._share = max(float(verify), memo.audit.share)
+        self._worlds = memo.worlds.names(world)
         self._keying = Keying(function, ignore, version)
-        self._recent: deque[Key] = deque(maxlen=_REMEMBERED)
-        self._refusals: dict[str, str] = {}
+        if version is None:
+            memo.worlds.declare(self._keying.definition)
+        self._definition = self._keying.definition
+        self._calls = memo.calls_of(self._definition)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, or give what it returned for the same call before."""
@@ -190,7 +216,7 @@ class MemoFunction:
         memo.check()
         try:
             key = self._key(args, kwargs)
-        except Refused:
+        except (Refused, Unfit):  # arguments that do not fit are the function's to refuse
             memo.counts["refused"] += 1
             return self.function(*args, **kwargs)
         found = memo.find(key)
@@ -203,10 +229,10 @@ class MemoFunction:
                 if found is None:
                     return self._run(key, args, kwargs)
         memo.counts["hits"] += 1
-        self._recent.append(key)
+        self._calls.note(key, memo.worlds.number, self._definition.digest)
         key, item = found
         item.hits += 1
-        if self._verify and random.random() < self._verify:  # noqa: S311 - a sample
+        if self._share and memo.audit.due(self._share):
             return self._verified(key, item, args, kwargs)
         try:
             return _handed_out(item)
@@ -218,61 +244,63 @@ class MemoFunction:
         """See `Memo.explain`."""
         try:
             key = self._key(args, kwargs)
+        except Unfit as error:
+            raise InvalidMemoError(
+                f"mem.memo.explain({self._definition.label}, ...): the arguments do not fit: {error}."
+            ) from None
         except Refused as reason:
             return Explanation(False, f"executed and not kept: {reason}")
         found = self.memo.find(key)
         if found is not None:
-            item = found[1]
-            return Explanation(
-                True, f"kept, {item.cost_s * 1e3:.1f} ms to compute, {item.hits} hits"
-            )
-        refusal = self._refusals.get(key.digest)
-        if refusal is not None:
-            return Explanation(False, f"executed and not kept: {refusal}")
-        return Explanation(False, self._why_new(key))
-
-    def _why_new(self, key: Key) -> str:
-        recent = list(self._recent)
-        if not recent:
-            return "never computed in this process"
-        nearest = min(reversed(recent), key=lambda old: len(difference(old, key)))
-        names = difference(nearest, key)
-        if not names:
-            return "it was forgotten"
-        reason = self._keying.reasons.get(names[0])
-        return f"{names[0]} changed" + (f" ({reason})" if reason else "")
+            return hit(found[1])
+        return self._calls.miss(key, self._keying.reasons, self.memo.worlds, self._worlds)
 
     def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
         if torch.is_grad_enabled():
             self._check_gradients(args, kwargs)
-        return self._keying.key(args, kwargs)
+        return self._key_now(args, kwargs)
+
+    def _key_now(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
+        try:
+            key = self._keying.key(args, kwargs)
+        finally:
+            before, now = self._definition, self._keying.definition
+            if now is not before:
+                self._definition = now
+                self.memo.worlds.note_code(before, now, self._keying.reasons.get("code"))
+        if self._worlds:
+            values = self.memo.worlds.values(self._worlds)
+            for name, value in zip(self._worlds, values, strict=True):
+                key = key.with_part(f"world {name!r}", value.encode())
+        return key
 
     def _check_gradients(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         values = [*args, *kwargs.values(), self.function]
         for value in values:
-            if _requires_grad(value):
+            if requires_grad(value):
                 raise Refused("gradients are on, and an input requires them")
 
     def _run(self, key: Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         memo = self.memo
+        world = memo.worlds.number
         before = randomness.state()
         begun = time.perf_counter()
         value = self.function(*args, **kwargs)
         seconds = time.perf_counter() - begun
         memo.counts["misses"] += 1
-        self._recent.append(key)
+        self._calls.note(key, world, self._definition.digest)
         try:
             after = self._check_purity(key, before, args, kwargs)
-            result = take_apart(value, _tensors((args, kwargs)))
+            result = take_apart(value, tensors_in(args, kwargs))
         except (Unkeepable, Refused) as reason:
-            self._refusals[key.digest] = str(reason)
+            self._calls.refuse(key, str(reason))
             return value
         label = self._keying.definition.label
         if (after.cpu, after.cuda) != (before.cpu, before.cuda):
-            memo.keep(key, None, seconds, label)
+            memo.keep(key, None, seconds, label, world)
             key = key.with_part(_GENERATORS, b"".join((before.cpu, *before.cuda)))
             result.tensors.update(randomness.save())
-        memo.keep(key, result, seconds, label)
+        memo.keep(key, result, seconds, label, world)
         return value
 
     def _check_purity(
@@ -286,7 +314,7 @@ class MemoFunction:
         after = randomness.state()
         if (after.python, after.numpy) != (before.python, before.numpy):
             raise Refused("it draws random numbers from Python or numpy")
-        now = self._keying.key(args, kwargs)
+        now = self._key_now(args, kwargs)
         if now.digest != key.digest:
             raise Refused(f"{difference(key, now)[0]} changed while it ran")
         return after
@@ -294,26 +322,28 @@ class MemoFunction:
     def _verified(
         self, key: Key, item: Item, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Run a hit again; the value of the run."""
+        """Run a hit again; the value of the run.
+
+        Raises:
+            WrongHitError: an argument is not what it was taken for, or the run gave something else.
+        """
+        audit, label = self.memo.audit, self._definition.label
+        for tensor in tensors_in(args, kwargs, self.function):
+            if not LEDGER.check(tensor):
+                raise audit.wrong("memo", label, f"a hit, although {_unseen(tensor)}")
         value = self.function(*args, **kwargs)
         self.memo.counts["verified"] += 1
         assert item.result is not None
-        kept = {n: t for n, t in item.result.tensors.items() if not n.startswith("rng ")}
-        try:
-            again = take_apart(value, _tensors((args, kwargs)))
-        except Unkeepable:
-            again = Result({}, {})
-        tree = "mmsb.result"
-        same = (
-            again.texts.get(tree) == item.result.texts[tree] and kept.keys() == again.tensors.keys()
-        )
-        if same and all(same_bits(kept[name], again.tensors[name]) for name in kept):
+        if _is_same(item.result, value, tensors_in(args, kwargs)):
+            audit.compared("memo")
             return value
-        self.memo.shelf.remove(key.digest)
-        raise WrongHitError(
-            f"{self._keying.definition.label}: a hit, run again, gave something else. It depends on "
-            "something that is not in its key, or does not compute the same twice. Pass that as an "
-            "argument, or do not memoise it; mem.memo.clear() forgets what was kept."
+        self.memo.forget(key.digest)
+        raise audit.wrong(
+            "memo",
+            label,
+            "a hit, run again, gave something else. It depends on something that is not in its key, "
+            "or does not compute the same twice. Pass that as an argument, or do not memoise it; "
+            "mem.memo.clear() forgets what was kept.",
         )
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -331,51 +361,24 @@ def _handed_out(item: Item) -> Any:
     return value
 
 
-def _check(
-    function: Callable[..., Any], version: str | None, ignore: Sequence[str], verify: float
-) -> None:
-    if not callable(function):
-        raise InvalidMemoError(
-            f"{function!r} is not callable: expected a function or an nn.Module."
-        )
-    inner = function.forward if isinstance(function, nn.Module) else function
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(kind(inner) for kind in kinds):
-        raise InvalidMemoError(
-            f"{function!r} is a coroutine or generator function: what it gives cannot be kept. "
-            "Memoise the function that computes the values."
-        )
+def _is_same(kept: Result, value: object, arguments: Sequence[Tensor]) -> bool:
+    """Whether a run gave what is kept, bit for bit."""
     try:
-        names = set(inspect.signature(inner).parameters)
-    except (TypeError, ValueError) as error:
-        raise InvalidMemoError(
-            f"{function!r} tells no parameters: wrap it, `lambda x: f(x)`."
-        ) from error
-    unknown = sorted(set(ignore) - names)
-    if isinstance(ignore, str) or unknown:
-        raise InvalidMemoError(
-            f"ignore={ignore!r}: expected names of parameters among {sorted(names)}."
-        )
-    if not 0 <= verify <= 1:
-        raise InvalidMemoError(f"verify={verify!r}: expected a share of the hits, from 0 to 1.")
-    if version is not None and not isinstance(version, str):
-        raise InvalidMemoError(f"version={version!r}: expected a str.")
+        again = take_apart(value, arguments)
+    except Unkeepable:
+        return False
+    before = {n: t for n, t in kept.tensors.items() if not n.startswith("rng ")}
+    return (
+        again.texts.get("mmsb.result") == kept.texts["mmsb.result"]
+        and before.keys() == again.tensors.keys()
+        and all(same_bits(before[name], again.tensors[name]) for name in before)
+    )
 
 
-def _requires_grad(value: object) -> bool:
-    if isinstance(value, nn.Module):
-        return any(parameter.requires_grad for parameter in value.parameters())
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in arguments: in containers and modules, too."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, nn.Module):
-        return [*value.parameters(), *value.buffers()]
-    if isinstance(value, Mapping):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+def _unseen(tensor: Tensor) -> str:
+    """What is said of a tensor that is not what the ledger takes it for."""
+    return (
+        f"a tensor {list(tensor.shape)} of {tensor.dtype} that it takes was written where nobody "
+        "sees it, such as through an address taken before. It is read again from now on; write "
+        "through torch or numpy."
+    )

@@ -11,12 +11,14 @@ from mmsb_torch.graph.memo.results import Result
 class Item:
     """A result on the shelf. `result` None says that calls of this key draw random numbers."""
 
-    __slots__ = ("cost_s", "hits", "made_ns", "result", "used_s")
+    __slots__ = ("cost_s", "hits", "made_ns", "result", "used_s", "world")
 
-    def __init__(self, result: Result | None, cost_s: float, made_ns: int) -> None:
+    def __init__(self, result: Result | None, cost_s: float, made_ns: int, world: int = 0) -> None:
         self.result = result
         self.cost_s = cost_s
         self.made_ns = made_ns
+        self.world = world
+        """Of the memory and session that computed it."""
         self.hits = 0
         self.used_s = time.monotonic()
 

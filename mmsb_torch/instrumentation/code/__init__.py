@@ -6,9 +6,11 @@
 - `functions`, `classes`, `modules`, `values`, `buffers`: the visitors
 - `bytecode`: what a code object does and refers to; `encoding`: canonical bytes of plain values
 - `libraries`: what goes by name and version; `identity`: what only this process can tell apart
-- `guards`: the fast checks
+- `guards`: the fast checks; `calling`: what a call gives
+- `world`: the history of changes, which explains
 """
 
 from .definition import Definition
+from .world import History, World, Worlds
 
-__all__ = ["Definition"]
+__all__ = ["Definition", "History", "World", "Worlds"]

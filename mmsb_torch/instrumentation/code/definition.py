@@ -130,6 +130,29 @@ class Definition:
         self._guards = walk.guards
         return None
 
+    def difference(self, other: Definition) -> str | None:
+        """What is different in `other`, which stands where this one stood; None if nothing is."""
+        if other.digest == self.digest:
+            return None
+        return _difference(self._entries, other._entries)
+
+    @property
+    def home(self) -> tuple[str | None, str]:
+        """Module and qualified name of the callable."""
+        inner = _innermost(self.function)
+        name = getattr(inner, "__qualname__", None)
+        found = inner if isinstance(name, str) else type(inner)
+        module = getattr(found, "__module__", None)
+        return module if isinstance(module, str) else None, found.__qualname__
+
+    @property
+    def place(self) -> str | None:
+        """Where a function of a module stands, if another one of its name would replace it."""
+        if type(self.function) is not types.FunctionType:
+            return None
+        module, name = self.home
+        return None if "<" in name else f"{module}.{name}"  # many lambdas have one name
+
     def refresh(self) -> Definition:
         """A definition of the same function and constants as they are now."""
         return Definition(self.function, self._constants, self._serials)

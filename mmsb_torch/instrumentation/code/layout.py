@@ -6,6 +6,8 @@ import types
 from typing import NamedTuple
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+# Members that show the interpreter's own pointers; those of a partial move when it is called.
+_INTERPRETER = {"__dictoffset__", "__vectorcalloffset__", "__weaklistoffset__"}
 _POINTER = object.__basicsize__ // 2
 
 
@@ -50,7 +52,7 @@ def layout_of(cls: type) -> Layout:
         (name, value)
         for owner in cls.__mro__
         for name, value in owner.__dict__.items()
-        if isinstance(value, types.MemberDescriptorType)
+        if isinstance(value, types.MemberDescriptorType) and name not in _INTERPRETER
     )
     return Layout(base, slots)
 

@@ -16,7 +16,7 @@ import sysconfig
 import types
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from .encoding import frame, text
 from .identity import MISSING
@@ -29,6 +29,7 @@ _STANDARD = tuple(
         str(PurePath(os.__file__).parent),
     }
 )
+_PYTHON = f"python {platform.python_version()}"
 _OURS = {"mmsb_torch": "mmsb-torch", "mmsb_kernels": "mmsb-torch"}
 # The operators that torch brings along, and ours; any other namespace is somebody's extension.
 _TORCH_OPERATORS = {"aten", "prim", "prims", "higher_order"}
@@ -130,9 +131,43 @@ def _file_of(module: types.ModuleType) -> str | None:
         return None
 
 
-@functools.lru_cache(maxsize=4096)
+class _Known(NamedTuple):
+    """What was found of a module, and of the package that it was in then."""
+
+    top: str
+    version: object
+    spec: object
+    library: str | None
+
+
+_KNOWN: dict[tuple[str, str | None], _Known] = {}
+_MOST_KNOWN = 4096
+
+
 def _library(module: str, file: str | None) -> str | None:
+    known = _KNOWN.get((module, file))
+    if known is not None:
+        version, spec = _state(known.top)
+        if known.version is version and known.spec is spec:
+            return known.library
+    if len(_KNOWN) >= _MOST_KNOWN:
+        _KNOWN.clear()
     top = module.partition(".")[0]
+    found = _find_library(module, top, file)
+    _KNOWN[module, file] = _Known(top, *_state(top), found)
+    return found
+
+
+def _state(top: str) -> tuple[object, object]:
+    """What is another after a package was loaded again, or says that it is of another version."""
+    loaded = sys.modules.get(top)
+    if loaded is None:
+        return None, None
+    names = vars(loaded)
+    return names.get("__version__"), names.get("__spec__")
+
+
+def _find_library(module: str, top: str, file: str | None) -> str | None:
     if top in _OURS:
         return f"{top} {_distribution(_OURS[top])}"
     if top.startswith("__"):
@@ -141,7 +176,7 @@ def _library(module: str, file: str | None) -> str | None:
         return _fileless(module, top)
     place = _place(file)
     if place == "python":
-        return f"python {platform.python_version()}"
+        return _PYTHON
     version = None if place is None else _version(top)
     # A loose file in site-packages has no version that would tell one state from another.
     return None if version is None else f"{top} {version}"
@@ -149,7 +184,7 @@ def _library(module: str, file: str | None) -> str | None:
 
 def _fileless(module: str, top: str) -> str | None:
     if top in sys.builtin_module_names or top in sys.stdlib_module_names:
-        return f"python {platform.python_version()}"
+        return _PYTHON
     package = sys.modules.get(top)
     if module == top or package is None:
         return None
@@ -169,8 +204,18 @@ def _version(top: str) -> str | None:
     return str(version) if isinstance(version, str) else _distribution(top)
 
 
-@functools.cache
+_VERSIONS: dict[str, tuple[object, str | None]] = {}
+
+
 def _distribution(name: str) -> str | None:
+    """The installed version; looked up again when the package was loaded again."""
+    spec, known = _state(name)[1], _VERSIONS.get(name)
+    if known is None or known[0] is not spec:
+        known = _VERSIONS[name] = (spec, _installed(name))
+    return known[1]
+
+
+def _installed(name: str) -> str | None:
     from importlib import metadata  # noqa: PLC0415 - slow to import, and seldom needed
 
     try:

@@ -8,37 +8,67 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.device import held_elsewhere
+from mmsb_torch.instrumentation.context import plain_torch
 
 from . import barrier
 
-LEAST_BYTES = 1 << 14
+LEAST_BYTES = 1 << 8
 """Smaller tensors are read each time: that takes about as long as asking whether they changed."""
 _CHUNK = 1 << 20
 _SWEPT = 1024
 """Records there are before those of memory that is gone are looked for."""
+_TOKENS = 1 << 18
 _LOCAL = threading.local()
-_View = Hashable
+
+View = tuple[Any, ...]
+"""How a tensor looks at its memory: dtype, shape, strides, offset, negated, conjugated."""
+Views = dict[View, object]
+"""A token for each way of looking at some bytes. Tokens are compared with `is`."""
 
 
-class _Record:
-    """What is known of one storage since its flag was set."""
+class Record:
+    """What is known of one storage since its flag was set.
 
-    __slots__ = ("digests", "source", "storage")
+    Its address is not given away while this lives.
+    """
 
-    def __init__(self, storage: torch.UntypedStorage) -> None:
-        self.storage = StorageWeakRef(storage)  # its address is not given away while this lives
-        self.digests: dict[_View, bytes] = {}
-        self.source: int | None = None
-        """What made all of its bytes: a number that stands for them without their being read."""
+    __slots__ = ("_free", "digests", "key", "made", "views")
+
+    def __init__(self, storage: Any, views: Views | None = None) -> None:
+        self.key: int = storage._weak_ref()  # noqa: SLF001 - as torch's StorageWeakRef does
+        self._free = _free
+        self.digests: dict[View, bytes] = {}
+        self.made = views is not None
+        """Whether `views` stands for all of its bytes, without their being read."""
+        self.views: Views = {} if views is None else views
+
+    def expired(self) -> bool:
+        """Whether the memory is gone."""
+        return bool(_expired(self.key))
+
+    def __del__(self) -> None:
+        self._free(self.key)
+
+
+_free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
+_expired: Callable[[int], Any] = torch.UntypedStorage._expired  # noqa: SLF001
+
+
+class Evidence(NamedTuple):
+    """That a tensor is as it was when this was taken; see `Ledger.doubtful`."""
+
+    tensor: Tensor
+    record: Record
+    view: View
+    requires_grad: bool
 
 
 class Ledger:
@@ -47,11 +77,12 @@ class Ledger:
     Thread safety: any thread may ask. Evidence is gathered and used in the main thread only, and
     only while no other thread is known that could touch tensors: elsewhere every byte is read. (The
     flag is not safe against writers in other threads: setting it while somebody writes can crash.)
+    So records need no lock: nobody else touches them.
     """
 
     def __init__(self) -> None:
-        self._records: dict[int, _Record] = {}
-        self._guard = threading.Lock()
+        self._records: dict[int, Record] = {}
+        self._tokens: dict[Hashable, object] = {}
         self._sweep_at = _SWEPT
         self.read = 0
         """Bytes that were read so far."""
@@ -77,7 +108,7 @@ class Ledger:
         record = self._record(tensor, watch=getattr(_LOCAL, "watching", False))
         if record is None:
             return self._read(tensor)
-        view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset())
+        view = view_of(tensor)
         found = record.digests.get(view)
         if found is None:
             found = self._read(tensor)
@@ -86,52 +117,155 @@ class Ledger:
         return found
 
     def watch(self, tensor: Tensor) -> None:
-        """Set the flag of a tensor's memory, if that is sound; nothing is read."""
-        if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu and barrier.is_alone():
-            self._record(tensor, watch=True)
-
-    def name(self, tensor: Tensor, source: int) -> None:
-        """Say what made the bytes of a new tensor's memory, of which nobody else knows yet.
-
-        The caller has asked `barrier.is_alone`, and gives one number for the same bytes only.
-        """
-        if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or barrier.capability() is not None:
-            return
-        if barrier.is_armed(tensor) or barrier.arm(tensor):
-            storage = tensor.untyped_storage()
-            record = _Record(storage)
-            record.source = source
-            self._enter(storage._cdata, record)  # noqa: SLF001 - as StorageWeakRef does
-
-    def source(self, tensor: Tensor) -> int | None:
-        """What `name` said of a tensor's memory, if nobody can have written to it since.
+        """Set the flag of a tensor's memory, if that is sound; nothing is read.
 
         The caller has asked `barrier.is_alone`.
         """
-        record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
-        if record is None or record.source is None or not barrier.is_armed(tensor):
-            return None
-        return record.source
+        if not self.holds(tensor) and tensor.nbytes >= LEAST_BYTES and tensor.is_cpu:
+            self._record(tensor, watch=True)
 
-    def _record(self, tensor: Tensor, *, watch: bool) -> _Record | None:
+    def check(self, tensor: Tensor) -> bool:
+        """Whether what is believed of a tensor's memory is so, by reading it; if not, forget it."""
+        key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
+        record = self._records.get(key)
+        return record is None or not self._is_false(key, record, tensor.untyped_storage())
+
+    def audit(self, due: Callable[[], bool]) -> tuple[int, list[str]]:
+        """Read memory that is believed unchanged: how much was, and what was written all the same.
+
+        What is found is forgotten, so it is read at its next use.
+
+        Args:
+            due: whether to read the next one.
+        """
+        checked, false = 0, []
+        for key, record in list(self._records.items()):
+            storage = _alive(record) if due() else None
+            if storage is None or not record.digests:
+                continue
+            checked += 1
+            if self._is_false(key, record, storage):
+                false.append(f"of {storage.nbytes()} bytes")
+        return checked, false
+
+    def _is_false(self, key: int, record: Record, storage: torch.UntypedStorage) -> bool:
+        with plain_torch(torch.device("cpu")):
+            for look, digest in list(record.digests.items()):
+                dtype, shape, stride, offset = look[:4]
+                view = torch.empty(0, dtype=dtype, device="cpu")
+                view.set_(storage, offset, shape, stride)
+                if not barrier.is_armed(view):
+                    return False  # seen: the next to ask reads it
+                if self._read(view) != digest and barrier.is_armed(view):
+                    self._records.pop(key, None)
+                    return True
+        return False
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor's memory is watched, and nobody can have written to it since."""
+        key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as below
+        return key in self._records and barrier.is_armed(tensor)
+
+    def name(self, tensor: Tensor, views: Views) -> Record | None:
+        """Say what made the bytes of a new tensor's memory, of which nobody else knows yet.
+
+        The caller has asked `barrier.is_alone`, and gives one `views` for the same bytes only.
+
+        Returns:
+            What is now known of the tensor's memory, if it can be watched.
+        """
+        if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or barrier.capability() is not None:
+            return None
+        if not (barrier.is_armed(tensor) or barrier.arm(tensor)):
+            return None
+        record = Record(tensor.untyped_storage(), views)
+        self._records[record.key] = record
+        if len(self._records) >= self._sweep_at:
+            self._sweep()
+        return record
+
+    def known(self, tensor: Tensor) -> object | None:
+        """The token of a tensor that had one before, if nobody can have written since.
+
+        The caller has asked `barrier.is_alone`. A tensor that is not plain and dense has none: its
+        memory cannot be asked for (sparse, wrapped), nor its shape (nested), it has no record (meta,
+        other devices), or its dtype is one that no token is made for (quantised).
+        """
+        record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as below
+        if record is None or not barrier.is_armed(tensor):
+            return None
+        dtype = tensor.dtype  # `view_of`, written out: this is asked of every tensor
+        return record.views.get(
+            (
+                dtype,
+                tensor.shape,
+                tensor.stride(),
+                tensor.storage_offset(),
+                tensor.is_neg(),
+                dtype.is_complex and tensor.is_conj(),
+            )
+        )
+
+    def token(self, tensor: Tensor) -> object:
+        """What stands for a plain dense tensor's bytes, layout and device in this process.
+
+        Equal tensors have the same token, unless operations made them (`name`): then those that the
+        same operation made of the same.
+        """
+        view = view_of(tensor)
+        known = None
+        if tensor.is_cpu and barrier.is_alone():
+            known = self._record(tensor, watch=getattr(_LOCAL, "watching", False))
+        if known is not None and known.made:
+            return known.views.setdefault(view, object())
+        digest = self.digest(tensor)
+        look = (digest, *view[:3], *view[4:], tensor.device)
+        if len(self._tokens) >= _TOKENS:
+            self._tokens.clear()
+        token = self._tokens.setdefault(look, object())
+        if known is not None and view in known.digests and barrier.is_armed(tensor):
+            known.views[view] = token
+        return token
+
+    def evidence(self, tensor: Tensor) -> Evidence | None:
+        """What `doubtful` needs about a tensor whose digest was just taken; None if it is not watched."""
+        if not tensor.is_cpu or not barrier.is_alone():
+            return None
+        record, view = self._record(tensor, watch=False), view_of(tensor)
+        if record is None or view not in record.digests:
+            return None
+        return Evidence(tensor, record, view, tensor.requires_grad)
+
+    def doubtful(self, evidence: Sequence[Evidence | None]) -> list[int]:
+        """Places of those tensors that may have changed since (None: always)."""
+        if not barrier.is_alone():
+            return list(range(len(evidence)))
+        known, is_armed = self._records.get, barrier.is_armed
+        doubtful = []
+        for place, item in enumerate(evidence):
+            if item is not None:
+                tensor, record, view, requires_grad = item
+                if (
+                    known(tensor.untyped_storage()._cdata) is record  # noqa: SLF001 - as below
+                    and is_armed(tensor)
+                    and view_of(tensor) == view
+                    and tensor.requires_grad is requires_grad
+                ):
+                    continue
+            doubtful.append(place)
+        return doubtful
+
+    def _record(self, tensor: Tensor, *, watch: bool) -> Record | None:
         """What is known of a tensor's memory and still holds."""
         # a record keeps its storage's address from being given away: this one is the tensor's
         key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
         record = self._records.get(key)
         if record is not None and not barrier.is_armed(tensor):
-            with self._guard:
-                self._records.pop(key, None)
+            self._records.pop(key, None)
             record = None
         return self._watch(tensor, key) if record is None and watch else record
 
-    def _enter(self, key: int, record: _Record) -> None:
-        with self._guard:
-            self._records[key] = record
-            if len(self._records) >= self._sweep_at:
-                self._sweep()
-                self._sweep_at = max(2 * len(self._records), _SWEPT)
-
-    def _watch(self, tensor: Tensor, key: int) -> _Record | None:
+    def _watch(self, tensor: Tensor, key: int) -> Record | None:
         """Set the flag, if nobody holds another way to the memory that the flag would not see."""
         if barrier.capability() is not None or held_elsewhere(tensor) or tensor.is_shared():
             return None
@@ -139,18 +273,39 @@ class Ledger:
             return None  # copies from the device may be on their way into it
         if not barrier.arm(tensor):
             return None
-        record = _Record(tensor.untyped_storage())
-        self._enter(key, record)
+        record = self._records[key] = Record(tensor.untyped_storage())
+        if len(self._records) >= self._sweep_at:
+            self._sweep()
         return record
 
     def _sweep(self) -> None:
-        gone = [key for key, record in self._records.items() if record.storage.expired()]
+        gone = [key for key, record in self._records.items() if record.expired()]
         for key in gone:
             del self._records[key]
+        self._sweep_at = max(2 * len(self._records), _SWEPT)
 
     def _read(self, tensor: Tensor) -> bytes:
         self.read += tensor.nbytes
         return read_digest(tensor)
+
+
+def _alive(record: Record) -> torch.UntypedStorage | None:
+    """The storage of a record, if it lives."""
+    found = torch.UntypedStorage._new_with_weak_ptr(record.key)  # noqa: SLF001 - as multiprocessing does
+    return found if isinstance(found, torch.UntypedStorage) else None
+
+
+def view_of(tensor: Tensor) -> tuple[Any, ...]:
+    """How a tensor looks at its memory; takes 0.6 us."""
+    dtype = tensor.dtype
+    return (
+        dtype,
+        tensor.shape,
+        tensor.stride(),
+        tensor.storage_offset(),
+        tensor.is_neg(),
+        dtype.is_complex and tensor.is_conj(),
+    )
 
 
 def read_digest(tensor: Tensor) -> bytes:

@@ -313,6 +313,15 @@ class Router:
         with self.committing, self.table.lock:
             return self._repair(entry)
 
+    def put_back(self, entry: Entry, value: Tensor, tx: int) -> bool:
+        """Make `value`, what the log says of a page as of `tx`, its memory; False if it moved on."""
+        with self.committing, self.table.lock:
+            if entry.tx > tx:
+                return False
+            entry.spare = None
+            entry.put(value, shared=False)
+            return True
+
     def _repair(self, entry: Entry) -> PageMutatedError:
         name = entry.info.name
         if not entry.is_unwritten():

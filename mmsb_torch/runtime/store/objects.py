@@ -128,6 +128,11 @@ class Objects:
                 pass  # who held it has removed it: begin again
             os.close(fd)
 
+    def remove(self, key: str) -> None:
+        """Remove every result of a key."""
+        for found in list(self._list(self._place(key), key)):
+            self._remove(found.path)
+
     def clear(self) -> None:
         """Remove every result."""
         for found in self._all():

@@ -153,7 +153,9 @@ def test_code_globals_and_helpers_count(mem):
     x = torch.ones(4)
     assert f(x)[0] == 4
     space["SCALE"] = 3.0
-    assert str(mem.memo.explain(f, x)) == "miss: code changed (global 'SCALE' changed)"
+    assert str(mem.memo.explain(f, x)) == (
+        "miss: code changed (global 'SCALE' changed), in world 1; computed in world 0"
+    )
     assert f(x)[0] == 6
     exec("def helper(x):\n    return x + 2", space)
     assert f(x)[0] == 9

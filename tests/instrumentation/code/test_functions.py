@@ -510,3 +510,13 @@ def test_labels():
 def test_what_is_not_callable_is_refused():
     with pytest.raises(InvalidRecipeError, match="expected a callable, got int"):
         Definition.of(3)
+
+
+def test_a_partial_is_the_same_before_and_after_it_is_called(cell):
+    """It shows a pointer of the interpreter as a member, which moves with the first call."""
+    partial = functools.partial(cell("def f(x, y): return x + y")["f"], y=2)
+    definition = Definition.of(partial)
+    assert partial(1) == 3
+    assert definition.changed() is None
+    assert Definition.of(partial).digest == definition.digest
+    assert Definition.of(functools.partial(partial.func, y=2)).digest == definition.digest
