@@ -13,6 +13,7 @@ import torch
 import mmsb_torch as mmsb
 from mmsb_torch.graph.scope import incremental, opkeys
 from mmsb_torch.instrumentation.identity import ledger
+from mmsb_torch.testing import alike, tensors_in
 
 op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
 
@@ -50,25 +51,15 @@ def samples(op):
     )
 
 
-def tensors(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in tensors(item)]
-    return []
-
-
 def outcome(op, sample):
     """Results, gradients and the generator afterwards; or the error."""
     torch.manual_seed(1)
-    inputs = [t for t in tensors([sample.input, sample.args, sample.kwargs]) if t.requires_grad]
+    inputs = [t for t in tensors_in([sample.input, sample.args, sample.kwargs]) if t.requires_grad]
     try:
         result = op(sample.input, *sample.args, **sample.kwargs)
         if sample.output_process_fn_grad is not None:
             result = sample.output_process_fn_grad(result)
-        outputs = [t for t in tensors(result) if t.requires_grad and t.grad_fn is not None]
+        outputs = [t for t in tensors_in(result) if t.requires_grad and t.grad_fn is not None]
         grads = []
         if outputs and inputs:
             ones = [torch.ones_like(t) for t in outputs]
@@ -78,35 +69,20 @@ def outcome(op, sample):
     return result, [g for g in grads if g is not None], torch.get_rng_state()
 
 
-def same(a, b):
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if a.layout is not torch.strided:
-            return a.layout == b.layout and same(a.detach().to_dense(), b.detach().to_dense())
-        meta = (a.dtype, a.shape, a.stride(), a.is_conj(), a.is_neg(), a.requires_grad)
-        other = (b.dtype, b.shape, b.stride(), b.is_conj(), b.is_neg(), b.requires_grad)
-        if a.dtype == torch.complex32:  # torch cannot compare those
-            a, b = a.to(torch.complex64), b.to(torch.complex64)
-        return meta == other and torch.equal(
-            torch.nan_to_num(a.detach()), torch.nan_to_num(b.detach())
-        )
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and (isinstance(a, torch.Tensor) or a == b or a != a)
-
-
 def write(sample):
     """Change every input in place, in a way that torch's version counter does not see."""
-    for tensor in tensors([sample.input, sample.args, sample.kwargs]):
+    for tensor in tensors_in([sample.input, sample.args, sample.kwargs]):
         if tensor.layout is torch.strided and tensor.dtype == torch.float32 and tensor.numel():
             with contextlib.suppress(RuntimeError):  # several elements in one place
                 tensor.data.mul_(0.5)
 
 
 @pytest.mark.parametrize("op", CHOSEN, ids=lambda op: f"{op.name}.{op.variant_test_name}")
-def test_a_scope_equals_plain(op):
+def test_a_scope_equals_plain(op, record_property):
     if op.name in OTHERWISE_UNDER_MODES or op.name in UNDEFINED:
         pytest.skip("it differs from itself")
     plain_samples, scoped_samples = samples(op), samples(op)
+    record_property("samples", len(plain_samples))
     with mmsb.open() as memory:
         for plain, scoped in zip(plain_samples, scoped_samples, strict=True):
             for turn in range(3):
@@ -114,8 +90,8 @@ def test_a_scope_equals_plain(op):
                 with memory.incremental():
                     found = outcome(op, scoped)
                 assert torch.equal(found[2], wanted[2]), turn
-                assert same(found[0], wanted[0]), turn
-                assert same(found[1], wanted[1]), turn
+                assert alike(found[0], wanted[0]), turn
+                assert alike(found[1], wanted[1]), turn
                 if turn:
                     write(plain)
                     write(scoped)
