@@ -21,7 +21,7 @@ def alike(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(alike, a, b))
     if dataclasses.is_dataclass(a):
-        return alike(vars(a), vars(b))
+        return alike(_fields(a), _fields(b))
     return isinstance(a, Tensor) or bool(a == b) or bool(a != a)
 
 
@@ -32,10 +32,14 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         value = value.values()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = vars(value).values()
+        value = _fields(value)
     elif isinstance(value, str) or not isinstance(value, Iterable):
         return []
     return [tensor for item in value for tensor in tensors_in(item)]
+
+
+def _fields(value: Any) -> list[Any]:
+    return [getattr(value, field.name) for field in dataclasses.fields(value)]
 
 
 def _described(tensor: Tensor) -> tuple[object, ...]:
