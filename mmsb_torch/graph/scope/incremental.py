@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,80 +15,21 @@ from torch import Tensor
 from mmsb_torch.device import same_bits
 from mmsb_torch.errors import RecordingError, WrongHitError
 from mmsb_torch.graph.scope.kept import Kept, tensors_of
-from mmsb_torch.graph.scope.opkeys import OpKey, Unkeyed, is_plain, is_pure, op_key, storage_key
+from mmsb_torch.graph.scope.operations import Known, Operations
+from mmsb_torch.graph.scope.opkeys import (
+    OpKey,
+    Unkeyed,
+    is_plain,
+    is_worthwhile,
+    op_key,
+    storage_key,
+    tensors_in,
+)
 from mmsb_torch.instrumentation.capture.mode import Scope
-from mmsb_torch.instrumentation.capture.schema import OpClass, op_class
+from mmsb_torch.instrumentation.capture.schema import op_class
 from mmsb_torch.instrumentation.identity import LEDGER, barrier
 
-LEAST_SECONDS = 50e-6
-"""Operations that are faster than this are not kept."""
-_NUMBERS = 1 << 18
-_SPREAD = 1 << 20
-"""Results that one operation may have."""
 _LOCAL = threading.local()
-_counter = itertools.count(1)
-
-
-class Operations:
-    """The results of operations of one memory, within a budget. Used by one scope at a time.
-
-    Args:
-        budget: bytes of results.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._kept: dict[OpKey, Kept] = {}
-        self._numbers: dict[OpKey, int] = {}
-        self._anchors: list[Kept] = []
-        """What was forgotten while something that shares its memory lived."""
-        self.nbytes = 0
-
-    def get(self, key: OpKey) -> Kept | None:
-        """What an operation of this key gave."""
-        return self._kept.get(key)
-
-    def put(self, key: OpKey, kept: Kept) -> None:
-        """Keep a result, if it is no larger than the budget; others may go for it."""
-        if kept.nbytes > self._budget or key in self._kept:
-            return
-        self._kept[key] = kept
-        self.nbytes += kept.nbytes
-        if self.nbytes > self._budget:
-            self._make_room()
-
-    def remove(self, key: OpKey) -> None:
-        """Forget a result."""
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self.nbytes -= kept.nbytes
-            self._anchors.append(kept)
-
-    def number(self, key: OpKey) -> int:
-        """A number that stands for the results of this key, and for nothing else, ever."""
-        found = self._numbers.get(key)
-        if found is None:
-            if len(self._numbers) >= _NUMBERS:
-                self._numbers.clear()
-            found = self._numbers[key] = next(_counter)
-        return found
-
-    def clear(self) -> None:
-        """Forget all."""
-        for key in list(self._kept):
-            self.remove(key)
-        self._anchors = [kept for kept in self._anchors if kept.held]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def _make_room(self) -> None:
-        now = time.monotonic()
-        for key, _ in sorted(self._kept.items(), key=lambda item: item[1].worth(now)):
-            if self.nbytes <= self._budget * 0.9:
-                break
-            self.remove(key)
-        self._anchors = [kept for kept in self._anchors if kept.held]
 
 
 class Incremental:
@@ -142,34 +82,60 @@ class Incremental:
     def _handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         del types
         kind = op_class(func)
-        if not _pure(kind, func) or kind.draws(args, kwargs):
-            if kind.view:
+        if not kind.pure:
+            if kind.view and barrier.is_alone():
                 _watch(args)
             self.counts["passed"] += 1
             return func(*args, **kwargs)
-        taken: list[Tensor] = []
+        alone = barrier.is_alone()
         try:
-            key = op_key(kind, args, kwargs, taken)
+            if not is_worthwhile(args, kwargs) or (kind.random and kind.draws(args, kwargs)):
+                raise Unkeyed
+            key = op_key(kind, args, kwargs, self._operations.context(), alone=alone)
         except (Unkeyed, RuntimeError, TypeError, ValueError, NotImplementedError):
             self.counts["passed"] += 1  # whatever is strange about it, the operation has to run
             return func(*args, **kwargs)
-        kept = self._operations.get(key)
-        if kept is not None:
-            return self._hit(key, kept, func, args, kwargs)
+        known = self._operations.get(key)
+        if known is not None and known.kept is not None:
+            return self._hit(known, known.kept, func, args, kwargs, alone=alone)
+        return self._run(key, known, func, args, kwargs, alone=alone)
+
+    def _run(
+        self,
+        key: OpKey,
+        known: Known | None,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        alone: bool,
+    ) -> Any:
         begun = time.perf_counter()
         result = func(*args, **kwargs)
         seconds = time.perf_counter() - begun
-        if not _is_fresh(result, taken):
+        tensors = _fresh_tensors(result, args, kwargs)
+        if tensors is None:
             self.counts["passed"] += 1
             return result
-        self.counts["kept" if seconds >= LEAST_SECONDS else "executed"] += 1
-        if seconds >= LEAST_SECONDS:
-            self._operations.put(key, Kept(result, seconds))
-        self._name(result, key)
+        alone = alone and barrier.is_alone()  # a thread may have begun while it ran
+        if known is None:
+            known = self._operations.enter(key, len(tensors))
+        kept = self._operations.put(known, result, tensors, seconds, alone=alone)
+        self.counts["kept" if kept else "executed"] += 1
+        if alone:
+            for tensor, views in zip(tensors, known.views, strict=True):
+                LEDGER.name(tensor, views)
         return result
 
     def _hit(
-        self, key: OpKey, kept: Kept, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        known: Known,
+        kept: Kept,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        alone: bool,
     ) -> Any:
         self.counts["hit"] += 1
         self.saved_s += kept.cost_s
@@ -177,22 +143,13 @@ class Incremental:
             result = func(*args, **kwargs)
             again, before = tensors_of(result), tensors_of(kept.result)
             if len(again) != len(before) or not all(map(_alike, again, before)):
-                self._operations.remove(key)
+                self._operations.remove(known)
                 raise WrongHitError(
                     f"{func}: a hit, run again, gave something else. Something wrote to one of its "
                     "arguments unseen, or it does not compute the same twice."
                 )
             return result
-        result = kept.hand_out()
-        self._name(result, key)
-        return result
-
-    def _name(self, result: Any, key: OpKey) -> None:
-        if not barrier.is_alone():
-            return
-        first = self._operations.number(key) * _SPREAD
-        for place, tensor in enumerate(tensors_of(result)):
-            LEDGER.name(tensor, first + place)
+        return kept.hand_out(known.views, alone=alone)
 
     def __repr__(self) -> str:
         c = self.counts
@@ -202,16 +159,6 @@ class Incremental:
         )
 
 
-_pure_ops: dict[Any, bool] = {}
-
-
-def _pure(kind: OpClass, func: Any) -> bool:
-    found = _pure_ops.get(func)
-    if found is None:
-        found = _pure_ops[func] = is_pure(kind, func)
-    return found
-
-
 def _watch(args: tuple[Any, ...]) -> None:
     """Watch the memory that a view is about to be taken of, while only one tensor has it."""
     for value in args:
@@ -219,18 +166,23 @@ def _watch(args: tuple[Any, ...]) -> None:
             LEDGER.watch(value)
 
 
-def _is_fresh(result: Any, taken: list[Tensor]) -> bool:
-    """Whether a result is plain tensors, each in memory of its own."""
-    if not isinstance(result, (Tensor, list, tuple)):
-        return False
-    found = tensors_of(result)
-    places = {storage_key(tensor) for tensor in found if is_plain(tensor)}
-    return (
-        bool(found)
-        and len(places) == len(found)
-        and places.isdisjoint(storage_key(tensor) for tensor in taken)
-        and (isinstance(result, Tensor) or all(isinstance(item, Tensor) for item in result))
-    )
+def _fresh_tensors(
+    result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Sequence[Tensor] | None:
+    """The tensors of a result, if it is plain ones, each in memory of its own; else None."""
+    if isinstance(result, Tensor):
+        tensors: Sequence[Tensor] = (result,)
+    elif isinstance(result, (list, tuple)) and result:
+        tensors = result
+    else:
+        return None
+    places = set()
+    for tensor in tensors:
+        if not (isinstance(tensor, Tensor) and is_plain(tensor)):
+            return None
+        places.add(storage_key(tensor))
+    given = {storage_key(tensor) for tensor in tensors_in((args, (*kwargs.values(),)))}
+    return tensors if len(places) == len(tensors) and places.isdisjoint(given) else None
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from mmsb_torch.instrumentation.identity import barrier
+from mmsb_torch.instrumentation.identity import LEDGER, barrier
+from mmsb_torch.instrumentation.identity.ledger import Views
 
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
 _HANDED = 64
@@ -24,22 +25,30 @@ _HANDED = 64
 class Kept:
     """The result of one operation: a tensor, or a list or tuple of tensors."""
 
-    __slots__ = ("_alone", "_handed", "_lazy", "cost_s", "nbytes", "result", "used_s")
+    __slots__ = ("_handed", "_lazy", "cost_s", "nbytes", "result", "used_s")
 
-    def __init__(self, result: Any, cost_s: float) -> None:
-        self._alone = barrier.is_alone()
-        self._lazy = self._alone and barrier.capability() is None
-        self._handed: list[StorageWeakRef] = []
-        self.result = each(result, self._clone)
+    def __init__(self, result: Any, cost_s: float, *, alone: bool) -> None:
+        self._lazy = alone and _lazy_clone is not None and barrier.capability() is None
+        self.result = each(result, self._clone if self._lazy else _copy)
+        tensors = tensors_of(result)
+        self._handed = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
         self.cost_s = cost_s
-        self.nbytes = 256 + sum(tensor.nbytes for tensor in tensors_of(result))
+        self.nbytes = 256 + sum([tensor.nbytes for tensor in tensors])
         self.used_s = time.monotonic()
 
-    def hand_out(self) -> Any:
-        """The result again, as memory that the caller may write to."""
+    def hand_out(self, views: tuple[Views, ...], *, alone: bool) -> Any:
+        """The result again, as memory that the caller may write to.
+
+        Args:
+            views: stand for the bytes of each tensor of it.
+            alone: what `barrier.is_alone` says.
+        """
         self.used_s = time.monotonic()
-        self._alone = barrier.is_alone()
-        return each(self.result, self._clone)
+        if not (self._lazy and alone):
+            return each(self.result, _copy)
+        if isinstance(self.result, Tensor):
+            return self._fresh(self.result, views[0])
+        return type(self.result)([*map(self._fresh, self.result, views)])
 
     @property
     def held(self) -> bool:
@@ -51,30 +60,33 @@ class Kept:
         """Seconds saved a byte, less for what was long not used."""
         return self.cost_s / self.nbytes / (1.0 + now - self.used_s)
 
+    def _fresh(self, tensor: Tensor, views: Views) -> Tensor:
+        if len(self._handed) > _HANDED:
+            self._handed = [item for item in self._handed if not item.expired()]
+        fresh = self._clone(tensor)
+        named = LEDGER.name(fresh, views)
+        self._handed.append(named or StorageWeakRef(fresh.untyped_storage()))
+        return fresh
+
     def _clone(self, tensor: Tensor) -> Tensor:
-        if self._lazy and _lazy_clone is not None and tensor.is_cpu and self._alone:
-            fresh = _lazy_clone(tensor)
-            self._handed.append(StorageWeakRef(fresh.untyped_storage()))
-            if len(self._handed) > _HANDED:
-                self._handed = [item for item in self._handed if not item.expired()]
-            return fresh
-        copy = torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-        )
-        return copy.copy_(tensor)
+        assert _lazy_clone is not None
+        return _lazy_clone(tensor) if tensor.is_cpu else _copy(tensor)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    copy = torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    return copy.copy_(tensor)
 
 
 def each(result: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same result with every tensor changed."""
     if isinstance(result, Tensor):
         return change(result)
-    if isinstance(result, (list, tuple)):
-        return type(result)(each(item, change) for item in result)
-    return result
+    return type(result)([*map(change, result)])
 
 
 def tensors_of(result: Any) -> list[Tensor]:
     """The tensors of a result, in order."""
-    found: list[Tensor] = []
-    each(result, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    return found
+    return [result] if isinstance(result, Tensor) else list(result)

@@ -1,8 +1,8 @@
-"""The key of one operation of torch: its name, and its arguments by value or by what made them."""
+"""The key of one operation: what it is, and its arguments by value or by what made them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from mmsb_torch.instrumentation.capture.schema import OpClass
 from mmsb_torch.instrumentation.code.encoding import atom
-from mmsb_torch.instrumentation.context import settings
-from mmsb_torch.instrumentation.identity import LEDGER, barrier
+from mmsb_torch.instrumentation.identity import LEDGER
 
-_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+_PLAIN = frozenset((Tensor, nn.Parameter, nn.Buffer))
 _EXACT = frozenset((int, bool, str, type(None), torch.dtype, torch.device, torch.layout))
-_NAMESPACES = ("aten", "prims")
 LEAST_ELEMENTS = 4096
 """Operations on fewer elements in all are run: that is faster than asking."""
 
@@ -24,83 +22,85 @@ class Unkeyed(Exception):  # noqa: N818 - told, not raised to users
     """This operation is to be executed."""
 
 
-def is_pure(kind: OpClass, func: Any) -> bool:
-    """Whether an operation's result follows from its arguments and is memory of its own."""
-    return not (
-        kind.writes
-        or kind.view
-        or kind.reads
-        or kind.opaque
-        or kind.factory
-        or kind.marker
-        or func.namespace not in _NAMESPACES  # what others do, nobody knows
-        or torch.Tag.nondeterministic_bitwise in func.tags
-        or torch.Tag.maybe_aliasing_or_mutating in func.tags
-    )
-
-
 OpKey = tuple[object, ...]
 """Equal keys mean equal results, in this process."""
 
 
-def op_key(
-    kind: OpClass, args: tuple[Any, ...], kwargs: Mapping[str, Any], taken: list[Tensor]
-) -> OpKey:
-    """The key of a call of a pure operation; the tensors that it takes are added to `taken`.
-
-    Raises:
-        Unkeyed: an argument cannot be told, or they are too small to be worth it.
-    """
-    _collect(args, taken)
-    if kwargs:
-        _collect(list(kwargs.values()), taken)
-    if sum([tensor.numel() for tensor in taken]) < LEAST_ELEMENTS:
-        raise Unkeyed
-    alone = barrier.is_alone()
-    with LEDGER.watching():
-        parts = [_part(item, alone) for item in args]
-        parts += [(name, _part(item, alone)) for name, item in kwargs.items()]
-    return (kind.name, settings(), torch.is_inference_mode_enabled(), *parts)
+def is_worthwhile(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the tensors that an operation takes are large enough for it to be asked about."""
+    elements = sum([tensor.numel() for tensor in tensors_in(args)])
+    if kwargs and elements < LEAST_ELEMENTS:
+        elements += sum([tensor.numel() for tensor in tensors_in(kwargs.values())])
+    return elements >= LEAST_ELEMENTS
 
 
-def _collect(values: Any, taken: list[Tensor]) -> None:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values, those in lists and tuples too."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            taken.append(value)
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            _collect(value, taken)
+            found += tensors_in(value)
+    return found
 
 
-def _part(value: Any, alone: bool) -> object:
-    if isinstance(value, Tensor):
-        return _tensor_part(value, alone)
-    cls = type(value)
-    if cls in _EXACT:
-        return cls, value  # 1 and True and 1.0 are not the same
-    if cls is float:
-        return value.hex()  # nor are 0.0 and -0.0
-    if cls is list or cls is tuple:
-        return cls, *[_part(item, alone) for item in value]
-    data = atom(value)
-    if data is None:
-        raise Unkeyed
-    return data
+def op_key(
+    kind: OpClass,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    context: object,
+    *,
+    alone: bool,
+) -> OpKey:
+    """The key of a call of a pure operation, in a context.
+
+    It can be read in one way only: a token is a tensor, a class goes before a plain value, a class
+    and a length before the elements of a list, and a name before an argument that is given by name.
+
+    Args:
+        kind: the operation.
+        args: as torch hands them to a mode.
+        kwargs: in the order of the operation's schema, as torch hands them over.
+        context: compared by identity.
+        alone: what `barrier.is_alone` says.
+
+    Raises:
+        Unkeyed: an argument cannot be told.
+    """
+    parts: list[object] = [kind, context]
+    _add(parts, args, alone)
+    for name, value in kwargs.items():
+        parts.append(name)
+        _add(parts, (value,), alone)
+    return tuple(parts)
 
 
-def _tensor_part(tensor: Tensor, alone: bool) -> object:
+def _add(parts: list[object], values: Iterable[Any], alone: bool) -> None:
+    for value in values:
+        cls = type(value)
+        if cls in _PLAIN:
+            token = LEDGER.known(value) if alone else None
+            parts.append(_token(value) if token is None else token)
+        elif cls in _EXACT:
+            parts += (cls, value)  # 1 and True and 1.0 are not the same
+        elif cls is float:
+            parts += (float, value.hex())  # nor are 0.0 and -0.0
+        elif cls is list or cls is tuple:
+            parts += (cls, len(value))
+            _add(parts, value, alone)
+        else:
+            data = atom(value)
+            if data is None:
+                raise Unkeyed
+            parts += (bytes, data)
+
+
+def _token(tensor: Tensor) -> object:
     if not is_plain(tensor):
         raise Unkeyed
-    source = LEDGER.source(tensor) if alone else None
-    return (
-        LEDGER.digest(tensor) if source is None else source,
-        tensor.dtype,
-        tensor.shape,
-        tensor.stride(),
-        tensor.device,
-        tensor.is_conj(),
-        tensor.is_neg(),
-        None if source is None else tensor.storage_offset(),
-    )
+    with LEDGER.watching():
+        return LEDGER.token(tensor)
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -22,6 +22,8 @@ _METADATA = {
     "is_complex", "is_pinned", "is_strides_like_format", "is_non_overlapping_and_dense",
 }  # fmt: skip
 """Operations that return plain values and look at no element."""
+_NAMESPACES = ("aten", "prims")
+"""What the operations of others do, nobody knows."""
 _PROBABILITIES = ("dropout_p", "dropout")
 
 
@@ -39,11 +41,12 @@ class OpClass:
         factory: it takes no tensor.
         marker: it computes nothing: a mark for the profiler.
         opaque: a higher-order operator, or one without a schema: replaying it is not possible.
+        pure: its result follows from its arguments and is memory of its own, unless it is random.
     """
 
     __slots__ = (
-        "_probability", "_training", "dynamic", "factory", "func", "marker", "name", "opaque", "random",
-        "reads", "view", "writes",
+        "_probability", "_training", "dynamic", "factory", "func", "marker", "name", "opaque", "pure",
+        "random", "reads", "view", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -56,7 +59,7 @@ class OpClass:
         if schema is None:
             self.name = str(getattr(func, "__name__", func))
             self.writes: tuple[tuple[int, str], ...] = ()
-            self.view = self.random = self.reads = self.dynamic = self.factory = False
+            self.view = self.random = self.reads = self.dynamic = self.factory = self.pure = False
             return
         arguments, returns, tags = schema.arguments, schema.returns, func.tags
         self.name = str(func)
@@ -87,6 +90,16 @@ class OpClass:
         flag = next((name for name in ("train", "training") if name in places), None)
         if flag is not None and (self.random or hidden):
             self._training = places[flag]
+        self.pure = not (
+            self.writes
+            or self.view
+            or self.reads
+            or self.factory
+            or self.marker
+            or func.namespace not in _NAMESPACES
+            or torch.Tag.nondeterministic_bitwise in tags
+            or torch.Tag.maybe_aliasing_or_mutating in tags
+        )
 
     def draws(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether this call takes random numbers: dropout with probability 0 does not."""
@@ -125,12 +138,12 @@ def _given(
     return True if value is None else value
 
 
-_known: dict[Any, OpClass] = {}
+_known: dict[int, OpClass] = {}
 
 
 def op_class(func: Any) -> OpClass:
     """The class of an operation."""
-    found = _known.get(func)
+    found = _known.get(id(func))  # an operator's own hash takes ten times as long
     if found is None:
-        found = _known[func] = OpClass(func)
+        found = _known[id(func)] = OpClass(func)  # which holds it: its id is not used again
     return found

@@ -22,6 +22,8 @@ from mmsb_torch.instrumentation.context import plain_torch
 
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
 _flag: Callable[[Tensor], bool] | None = getattr(torch._C, "_is_cow_tensor", None)  # noqa: SLF001
+is_armed: Callable[[Tensor], bool] = _flag if _flag is not None else lambda _: False
+"""Whether the flag stands; takes 0.2 us."""
 
 # Threads that never touch a user's tensors: ours, and those of Jupyter, pytest and the like.
 _HARMLESS = ("mmsb ", "IOPub", "Heartbeat", "Control", "IPythonHistorySavingThread", "ParentPoller")
@@ -39,11 +41,6 @@ def arm(tensor: Tensor) -> bool:
     except RuntimeError:
         return False
     return is_armed(tensor)
-
-
-def is_armed(tensor: Tensor) -> bool:
-    """Whether the flag stands; takes a microsecond."""
-    return _flag is not None and _flag(tensor)
 
 
 def disarm(tensor: Tensor) -> None:
@@ -98,7 +95,7 @@ def _first_failure() -> str | None:
 
 def is_alone() -> bool:
     """Whether this is the main thread, and no other is known that may touch a user's tensors."""
-    if threading.current_thread() is not threading.main_thread():
+    if threading.get_ident() != threading.main_thread().ident:
         return False
     return threading.active_count() == 1 or all(map(_is_harmless, threading.enumerate()))
 

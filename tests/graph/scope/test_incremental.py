@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import incremental
-from mmsb_torch.graph.scope.incremental import Operations
+from mmsb_torch.device import same_bits
+from mmsb_torch.graph.scope import admission, operations
+from mmsb_torch.graph.scope.operations import Operations
 from mmsb_torch.instrumentation.identity import ledger
 
 SIZE = 96
@@ -25,7 +26,7 @@ def mem():
 
 @pytest.fixture(autouse=True)
 def everything_is_kept(monkeypatch):
-    monkeypatch.setattr(incremental, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
 
 
 def randn(seed, *shape):
@@ -340,8 +341,8 @@ def test_a_sample_of_hits_is_run_again(mem):
     x = randn(1, SIZE, SIZE)
     run(mem, lambda: x @ x)
     assert run(mem, lambda: x @ x, verify=1.0)[1]["hit"] == 1
-    for kept in mem._operations._kept.values():
-        kept.result = kept.result + 1  # as if memory had rotted
+    for known in mem._operations._known.values():
+        known.kept.result = known.kept.result + 1  # as if memory had rotted
     with pytest.raises(mmsb.WrongHitError, match="run again"):
         run(mem, lambda: x @ x, verify=1.0)
     assert run(mem, lambda: x @ x, verify=1.0)[1]["kept"] == 1  # it was forgotten
@@ -358,32 +359,86 @@ def test_the_state_of_torch_is_as_before(mem):
     torch.set_rng_state(before[0])
 
 
-def test_tiny_operations_are_never_kept(monkeypatch, mem):
-    monkeypatch.setattr(incremental, "LEAST_SECONDS", 50e-6)
+def test_tiny_operations_are_never_kept(mem):
     x = torch.ones(10)
     for _ in range(2):
         counts = run(mem, lambda: [x + 1 for _ in range(100)])[1]
         assert counts == {"passed": 100}
 
 
+def test_what_is_cheap_for_its_size_is_kept_when_it_runs_again(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(admission, "touching", lambda: 1e-9)
+    assert admission.is_worth_keeping(1 << 20, 2e-3, runs=1)
+    assert not admission.is_worth_keeping(1 << 20, 1e-3, runs=1)
+    assert admission.is_worth_keeping(1 << 20, 1e-3, runs=2)
+    assert not admission.is_worth_keeping(0, admission.LEAST_SECONDS / 2, runs=9)
+    monkeypatch.undo()
+    assert 1e-11 < admission.touching() < 1e-7
+
+
 def test_operations_within_the_budget():
     operations = Operations(10_000)
+
+    def put(name, result):
+        known = operations.enter((name,), 1)
+        return operations.put(known, result, (result,), 0.1, alone=True)
+
     for number in range(20):
-        operations.put(bytes([number]), incremental.Kept(torch.ones(500), 0.1))
+        assert put(number, torch.ones(500))
         assert operations.nbytes <= 10_000
-    operations.put(b"large", incremental.Kept(torch.ones(5000), 0.1))
-    assert operations.get(b"large") is None
+    assert not put("large", torch.ones(5000))
+    assert operations.get(("large",)).kept is None
+    assert operations.get((19,)).kept is not None
     operations.clear()
     assert (len(operations), operations.nbytes) == (0, 0)
 
 
+def test_settings_that_change_within_a_scope_count(mem):
+    x = randn(1, SIZE, SIZE)
+
+    def body(scope, precision):
+        hits = []
+        for _ in range(2):
+            torch.set_float32_matmul_precision(precision)
+            _ = x @ x
+            hits.append(scope.counts["hit"])
+            torch.set_float32_matmul_precision("highest")
+        return hits
+
+    with mem.incremental() as scope:
+        _ = x @ x
+        assert body(scope, "high") == [0, 1]
+        assert body(scope, "highest") == [2, 3]
+
+
+def test_equal_numbers_of_other_kinds_are_other_arguments(mem):
+    x, whole = randn(1, SIZE, SIZE), torch.ones(SIZE, SIZE, dtype=torch.int64)
+
+    def body(number):
+        return whole * number, x / (x * 0 + number)
+
+    for _ in range(2):
+        for number in (1, 1.0, True, 0, 0.0, -0.0, False):
+            found, wanted = run(mem, lambda number=number: body(number))[0], body(number)
+            assert found[0].dtype is wanted[0].dtype
+            assert all(map(same_bits, found, wanted))
+
+
 def test_the_ledger_names_what_was_made(mem):
     x = randn(1, SIZE, SIZE)
-    assert x.nbytes >= ledger.LEAST_BYTES
+    known, token = ledger.LEDGER.known, ledger.LEDGER.token
     with mem.incremental():
         y = x @ x
-        source = ledger.LEDGER.source(y)
-        assert source is not None
-        assert ledger.LEDGER.source(y[3:]) == source  # of the whole memory
+        assert known(y) is None  # nobody asked yet
+        first = token(y)
+        assert known(y) is token(y) is first
+        part = token(y[3:])
+        assert part is not first
+        assert known(y[3:]) is part
+        assert token(y.T) is not first
+        assert token(x @ x) is first  # the same operation of the same
         y[0] = 1
-        assert ledger.LEDGER.source(y) is None
+        assert known(y) is None
+        assert token(y) is not first
+        assert known(y[3:]) is None

@@ -13,7 +13,7 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph.scope import incremental, opkeys
+from mmsb_torch.graph.scope import opkeys, operations
 from mmsb_torch.instrumentation.identity import ledger
 
 PROGRAMS = int(os.environ.get("MMSB_PROGRAMS") or {"1": 400, "soak": 20_000}.get(
@@ -27,7 +27,7 @@ def everything_counts(monkeypatch):
     """Small tensors are watched, and quick operations kept, as large and slow ones are."""
     monkeypatch.setattr(opkeys, "LEAST_ELEMENTS", 1)
     monkeypatch.setattr(ledger, "LEAST_BYTES", 1)
-    monkeypatch.setattr(incremental, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
 
 
 library = torch.library.Library("mmsb_tests_scope", "DEF")
