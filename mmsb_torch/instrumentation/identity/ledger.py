@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.device import held_elsewhere
@@ -26,6 +26,7 @@ _CHUNK = 1 << 20
 _SWEPT = 1024
 """Records there are before those of memory that is gone are looked for."""
 _TOKENS = 1 << 18
+_DENSE = (Tensor, nn.Parameter, nn.Buffer)
 _LOCAL = threading.local()
 
 View = Hashable
@@ -37,7 +38,7 @@ Views = dict[View, object]
 class _Record:
     """What is known of one storage since its flag was set."""
 
-    __slots__ = ("digests", "made", "storage", "views")
+    __slots__ = ("digests", "made", "open", "storage", "views")
 
     def __init__(self, storage: StorageWeakRef, views: Views | None = None) -> None:
         self.storage = storage  # its address is not given away while this lives
@@ -45,6 +46,8 @@ class _Record:
         self.made = views is not None
         """Whether `views` stands for all of its bytes, without their being read."""
         self.views: Views = {} if views is None else views
+        self.open = False
+        """Whether its flag is not to be set."""
 
 
 class Evidence(NamedTuple):
@@ -71,6 +74,7 @@ class Ledger:
         self._sweep_at = _SWEPT
         self.read = 0
         """Bytes that were read so far."""
+        barrier.NEWCOMERS.owners.add(self)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -111,6 +115,22 @@ class Ledger:
             return
         if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu:
             self._record(tensor, watch=True)
+
+    def release(self) -> None:
+        """Clear every flag: another thread begins."""
+        records, self._records = self._records, {}
+        for record in records.values():
+            storage = torch.UntypedStorage._new_with_weak_ptr(record.storage.cdata)  # noqa: SLF001
+            if storage is not None:
+                storage.data_ptr()
+
+    def leave_open(self, tensor: Tensor) -> None:
+        """Clear the flag of a tensor's memory, and do not set it again."""
+        if type(tensor) in _DENSE and tensor.layout is torch.strided and tensor.is_cpu:
+            barrier.disarm(tensor)
+            record = _Record(StorageWeakRef(tensor.untyped_storage()))
+            record.open = True
+            self._enter(record.storage.cdata, record)
 
     def name(self, tensor: Tensor, views: Views) -> StorageWeakRef | None:
         """Say what made the bytes of a new tensor's memory, of which nobody else knows yet.
@@ -195,6 +215,8 @@ class Ledger:
         key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
         record = self._records.get(key)
         if record is not None and not barrier.is_armed(tensor):
+            if record.open:
+                return None
             with self._guard:
                 self._records.pop(key, None)
             record = None
