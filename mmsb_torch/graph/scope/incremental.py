@@ -57,7 +57,8 @@ class Incremental:
 
     def __enter__(self) -> Self:
         self._check()
-        if getattr(_LOCAL, "active", None) is not None:
+        active: Incremental | None = getattr(_LOCAL, "active", None)
+        if active is not None and active._scope.active:  # a fork of its process has ended it
             raise RecordingError(
                 "an incremental scope is active in this thread: expected none. Leave it first; one "
                 "scope serves the whole block."
