@@ -9,6 +9,7 @@ import os
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmsb_torch as mmsb
 from mmsb_torch.graph.scope import opkeys, operations
@@ -29,9 +30,12 @@ UNDEFINED = {
     "empty_strided",
     "new_empty",
     "new_empty_strided",
+    "linalg.lstsq",  # a few samples differ from run to run of plain torch
 }
-# torch itself computes these another way whenever any dispatch mode is on (it may need vectors too)
-OTHERWISE_UNDER_MODES = {"linalg.svdvals", "linalg.eigvalsh", "linalg.cond"}
+# torch itself computes these, or their gradients, another way whenever any dispatch mode is on
+OTHERWISE_UNDER_MODES = {
+    "linalg.svdvals", "linalg.eigvalsh", "linalg.cond", "prod", "masked.prod", "ormqr",
+}  # fmt: skip
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
@@ -41,6 +45,11 @@ def everything_counts(monkeypatch):
     monkeypatch.setattr(opkeys, "LEAST_ELEMENTS", 1)
     monkeypatch.setattr(ledger, "LEAST_BYTES", 1)
     monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
+
+
+class Bare(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
 
 
 def samples(op):
@@ -79,14 +88,16 @@ def write(sample):
 
 @pytest.mark.parametrize("op", CHOSEN, ids=lambda op: f"{op.name}.{op.variant_test_name}")
 def test_a_scope_equals_plain(op, record_property):
-    if op.name in OTHERWISE_UNDER_MODES or op.name in UNDEFINED:
+    if op.name in UNDEFINED:
         pytest.skip("it differs from itself")
+    bare = Bare() if op.name in OTHERWISE_UNDER_MODES else contextlib.nullcontext()
     plain_samples, scoped_samples = samples(op), samples(op)
     record_property("samples", len(plain_samples))
     with mmsb.open() as memory:
         for plain, scoped in zip(plain_samples, scoped_samples, strict=True):
             for turn in range(3):
-                wanted = outcome(op, plain)
+                with bare:
+                    wanted = outcome(op, plain)
                 with memory.incremental():
                     found = outcome(op, scoped)
                 assert torch.equal(found[2], wanted[2]), turn

@@ -28,9 +28,12 @@ UNDEFINED = {
     "empty_strided",
     "new_empty",
     "new_empty_strided",
+    "linalg.lstsq",  # a few samples differ from run to run of plain torch
 }
-# torch itself computes these another way whenever any dispatch mode is on (it may need vectors too)
-OTHERWISE_UNDER_MODES = {"linalg.svdvals", "linalg.eigvalsh", "linalg.cond"}
+# torch itself computes these, or their gradients, another way whenever any dispatch mode is on
+OTHERWISE_UNDER_MODES = {
+    "linalg.svdvals", "linalg.eigvalsh", "linalg.cond", "prod", "masked.prod", "ormqr",
+}  # fmt: skip
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]
 
