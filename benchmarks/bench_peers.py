@@ -266,7 +266,9 @@ def _answer(peer, question):
 
 def hits() -> Table:
     """Milliseconds of `x @ weight` again, medians; the answers are compared with plain ones."""
-    shown = Table(title="x @ weight (1,024 x 64) again, ms: same object / equal copy / one row edited")
+    shown = Table(
+        title="x @ weight (1,024 x 64) again, ms: same object / equal copy / one row edited"
+    )
     peers = ("plain", *_installed())
     for column in ("x", *peers):
         shown.add_column(column, justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +23,11 @@ def alike(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(alike, a, b))
     if dataclasses.is_dataclass(a):
         return alike(_fields(a), _fields(b))
-    return isinstance(a, Tensor) or bool(a == b) or bool(a != a)
+    return (
+        isinstance(a, Tensor)
+        or bool(a == b)
+        or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
+    )
 
 
 def tensors_in(value: Any) -> list[Tensor]:

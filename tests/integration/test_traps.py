@@ -33,7 +33,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import opkeys, operations
+from mmsb_torch.graph.scope import operations, opkeys
 from mmsb_torch.instrumentation.identity import ledger
 from mmsb_torch.testing import alike
 
@@ -97,7 +97,9 @@ def test_2_scalars_that_look_alike(mem, values):
     memo = mem.memo(lambda x, v: (x * v, [v]))
 
     def body():
-        return [(x * v, x + v, torch.full_like(x, v, dtype=None) if v == v else 0) for v in values[:2]]
+        return [
+            (x * v, x + v, torch.full_like(x, v, dtype=None) if v == v else 0) for v in values[:2]
+        ]
 
     three_times(mem, body)
     floats = x.float()
@@ -272,7 +274,14 @@ def test_16_a_write_that_raises_midway(mem):
 
 def test_17_the_same_values_in_another_order(mem):
     x = square()
-    others = [x, x.flip(0), x.flip(1), x.t(), x.t().contiguous(), x.view(-1)[torch.randperm(64)].view(8, 8)]
+    others = [
+        x,
+        x.flip(0),
+        x.flip(1),
+        x.t(),
+        x.t().contiguous(),
+        x.view(-1)[torch.randperm(64)].view(8, 8),
+    ]
     memo = mem.memo(lambda x: x.cumsum(0))
     with mem.incremental():
         found = [x.cumsum(0) for x in others]

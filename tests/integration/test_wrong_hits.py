@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import opkeys, operations
+from mmsb_torch.graph.scope import operations, opkeys
 from mmsb_torch.instrumentation.identity import barrier, ledger
 from mmsb_torch.testing import alike
 
@@ -58,7 +58,10 @@ def describe(x):
 
 LOOKALIKES = {
     "transposed": (torch.arange(64.0).view(8, 8), torch.arange(64.0).view(8, 8).t()),
-    "made contiguous": (torch.arange(64.0).view(8, 8).t(), torch.arange(64.0).view(8, 8).t().contiguous()),
+    "made contiguous": (
+        torch.arange(64.0).view(8, 8).t(),
+        torch.arange(64.0).view(8, 8).t().contiguous(),
+    ),
     "float and int zeros": (torch.zeros(8), torch.zeros(8, dtype=torch.int32)),
     "same bits of another dtype": (torch.full((4,), 1.0), torch.full((4,), 1.0).view(torch.int32)),
     "another shape": (torch.ones(3, 8), torch.ones(3, 4, 2)),

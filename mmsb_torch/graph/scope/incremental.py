@@ -55,10 +55,15 @@ class Incremental:
         self.counts: Counter[str] = Counter()
         self.saved_s = 0.0
 
+    @property
+    def active(self) -> bool:
+        """Whether it was entered, and neither left nor ended by a fork of its process."""
+        return self._scope.active
+
     def __enter__(self) -> Self:
         self._check()
         active: Incremental | None = getattr(_LOCAL, "active", None)
-        if active is not None and active._scope.active:  # a fork of its process has ended it
+        if active is not None and active.active:  # a fork of its process has ended it
             raise RecordingError(
                 "an incremental scope is active in this thread: expected none. Leave it first; one "
                 "scope serves the whole block."

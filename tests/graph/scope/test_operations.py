@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import opkeys, operations
+from mmsb_torch.graph.scope import operations, opkeys
 from mmsb_torch.instrumentation.identity import ledger
 from mmsb_torch.testing import alike, tensors_in
 

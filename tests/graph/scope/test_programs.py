@@ -13,7 +13,7 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph.scope import opkeys, operations
+from mmsb_torch.graph.scope import operations, opkeys
 from mmsb_torch.instrumentation.identity import ledger
 
 PROGRAMS = int(os.environ.get("MMSB_PROGRAMS") or {"1": 400, "soak": 20_000}.get(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import opkeys, operations
+from mmsb_torch.graph.scope import operations, opkeys
 from mmsb_torch.instrumentation.identity import ledger
 
 
