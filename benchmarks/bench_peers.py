@@ -22,8 +22,8 @@ import mmsb_torch as mmsb
 from mmsb_torch.testing import alike
 
 PEERS = ("ours", "joblib", "diskcache", "cachier", "cachau", "marimo", "torchcache")
-MEGABYTES = (1, 16, 64)
-ROUNDS = 9
+MEGABYTES = (1, 16)
+ROUNDS = 5
 SCALE = 2.0
 
 

@@ -43,10 +43,10 @@ class Newcomers:
         found: Any = threading.getprofile()
         if found is not self._hook:
             self._profiler = found
-            threading.setprofile(self._hook)  # type: ignore[arg-type]
+            threading.setprofile(self._hook)
 
     def _begun(self, frame: FrameType, event: str, arg: Any) -> None:
-        sys.setprofile(self._profiler)  # type: ignore[arg-type]
+        sys.setprofile(self._profiler)
         if not self._is_harmless(threading.current_thread()):
             for owner in list(self.owners):
                 owner.release()
