@@ -13,13 +13,13 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from mmsb_torch.graph.memo.recall import PLAIN, Modes, Recall, modes
 from mmsb_torch.instrumentation.code import Definition
 from mmsb_torch.instrumentation.code.encoding import atom, digest, framed, text
-from mmsb_torch.instrumentation.context import NAMES, settings
+from mmsb_torch.instrumentation.context import NAMES
 from mmsb_torch.instrumentation.identity import LEDGER
 
 _FORM = "mmsb memo 1"
-_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 _MODULES = 32
 
 
@@ -65,6 +65,7 @@ class Keying:
         self.reasons: dict[str, str] = {}
         """Part of a key -> what changed in it when it last did."""
         self._modules: dict[int, Definition] = {}
+        self._last: tuple[Recall, Key] | None = None
 
     def refresh(self) -> str | None:
         """Look at the code as it is now; what changed, or None."""
@@ -81,14 +82,23 @@ class Keying:
             Refused: something in it cannot be keyed.
             TypeError: the arguments do not fit the function.
         """
-        parts = context()
         with LEDGER.watching():
+            code = self.definition if self._version is None else None
+            last = self._last
+            if last is not None and last[0].is_again(args, kwargs, code):
+                return last[1]
+            now = modes()
+            parts = context(now)
             parts.append(("code", self._code()))
             for name, value in self.arguments(args, kwargs):
                 if name.partition("[")[0] not in self._ignored:
                     parts.append((f"argument {name!r}", self._part(f"argument {name!r}", value)))
-        found = tuple(parts)
-        return Key(_digest(found), found)
+            found = tuple(parts)
+            key = Key(_digest(found), found)
+            code = self.definition if self._version is None else None
+            recall = Recall(args, kwargs, now, code, self._modules)
+            self._last = (recall, key) if recall.useful else None
+        return key
 
     def arguments(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -122,7 +132,7 @@ class Keying:
         return bytes.fromhex(self.definition.digest)
 
     def _part(self, name: str, value: object) -> bytes:
-        if type(value) in _PLAIN:
+        if type(value) in PLAIN:
             assert isinstance(value, Tensor)
             return tensor_part(name, value)
         if isinstance(value, Path):
@@ -204,30 +214,26 @@ def _file_part(name: str, path: Path) -> bytes:
     return framed("file", [text(str(path)), state.digest()])
 
 
-def context() -> list[tuple[str, bytes]]:
+def context(now: Modes) -> list[tuple[str, bytes]]:
     """Torch's settings and modes, by name.
 
     Raises:
         Refused: a mode is active that may change what operations do.
     """
-    if torch._C._len_torch_dispatch_stack():  # noqa: SLF001
+    if now.dispatch:
         raise Refused("a dispatch mode is active")
-    if torch._C._len_torch_function_stack():  # noqa: SLF001
+    if now.function:
         raise Refused(
             "a function mode is active (torch.device as a context, or set_default_device)"
         )
-    found = [(f"torch's setting of {n}", v) for n, v in zip(NAMES, settings(), strict=True)]
+    found = [(f"torch's setting of {n}", v) for n, v in zip(NAMES, now.settings, strict=True)]
     found += [
-        ("grad mode", torch.is_grad_enabled()),
-        ("inference mode", torch.is_inference_mode_enabled()),
-        *((f"autocast on {kind}", _autocast(kind)) for kind in ("cpu", "cuda")),
+        ("grad mode", now.grad),
+        ("inference mode", now.inference),
+        ("autocast on cpu", now.autocast[0]),
+        ("autocast on cuda", now.autocast[1]),
     ]
     return [(name, digest(repr(value).encode())) for name, value in found]
-
-
-def _autocast(kind: str) -> object:
-    on = torch.is_autocast_enabled(kind)
-    return (torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled()) if on else None
 
 
 def _digest(parts: tuple[tuple[str, bytes], ...]) -> str:

@@ -24,6 +24,7 @@ from mmsb_torch.graph.scope.opkeys import (
     op_key,
     storage_key,
     tensors_in,
+    watch,
 )
 from mmsb_torch.instrumentation.capture.mode import Scope
 from mmsb_torch.instrumentation.capture.schema import op_class
@@ -92,17 +93,18 @@ class Incremental:
             if kind.careless:
                 for tensor in tensors_in(args):
                     LEDGER.leave_open(tensor)
-            elif kind.view and barrier.is_alone():
-                _watch(args)
+            elif kind.view:
+                watch(args)
             self.counts["passed"] += 1
             return func(*args, **kwargs)
-        alone = barrier.is_alone()
+        key, alone = None, barrier.is_alone()
         try:
-            if not is_worthwhile(args, kwargs) or (kind.random and kind.draws(args, kwargs)):
-                raise Unkeyed
-            key = op_key(kind, args, kwargs, self._operations.context(), alone=alone)
+            if is_worthwhile(args, kwargs) and not (kind.random and kind.draws(args, kwargs)):
+                key = op_key(kind, args, kwargs, self._operations.context(), alone=alone)
         except (Unkeyed, RuntimeError, TypeError, ValueError, NotImplementedError):
-            self.counts["passed"] += 1  # whatever is strange about it, the operation has to run
+            pass  # whatever is strange about it, the operation has to run
+        if key is None:
+            self.counts["passed"] += 1
             return func(*args, **kwargs)
         known = self._operations.get(key)
         if known is not None and known.kept is not None:
@@ -166,13 +168,6 @@ class Incremental:
             f"<Incremental: {c['hit']} hits saved {self.saved_s * 1e3:.1f} ms, {c['kept']} kept, "
             f"{c['executed'] + c['passed']} executed>"
         )
-
-
-def _watch(args: tuple[Any, ...]) -> None:
-    """Watch the memory that a view is about to be taken of, while only one tensor has it."""
-    for value in args:
-        if isinstance(value, Tensor) and is_plain(value):
-            LEDGER.watch(value)
 
 
 def _fresh_tensors(

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.instrumentation.identity import LEDGER, barrier, ledger
-from mmsb_torch.instrumentation.identity.ledger import Views
+from mmsb_torch.instrumentation.identity.ledger import Record, Views
 
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
 _HANDED = 64
@@ -25,13 +24,14 @@ _HANDED = 64
 class Kept:
     """The result of one operation: a tensor, or a list or tuple of tensors."""
 
-    __slots__ = ("_handed", "_lazy", "cost_s", "nbytes", "result", "used_s")
+    __slots__ = ("_handed", "_lazy", "_prune_at", "cost_s", "nbytes", "result", "used_s")
 
     def __init__(self, result: Any, cost_s: float, *, alone: bool) -> None:
         self._lazy = alone and _lazy_clone is not None and barrier.capability() is None
         self.result = each(result, self._clone if self._lazy else _copy)
         tensors = tensors_of(result)
-        self._handed = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
+        self._handed = [Record(tensor.untyped_storage()) for tensor in tensors]
+        self._prune_at = _HANDED
         self.cost_s = cost_s
         self.nbytes = 256 + sum([tensor.nbytes for tensor in tensors])
         self.used_s = time.monotonic()
@@ -46,26 +46,27 @@ class Kept:
         self.used_s = time.monotonic()
         if not (self._lazy and alone):
             return each(self.result, _copy)
-        if isinstance(self.result, Tensor):
-            return self._fresh(self.result, views[0])
-        return type(self.result)([*map(self._fresh, self.result, views)])
+        result = self.result
+        if isinstance(result, Tensor):
+            return self._fresh(result, views[0])
+        return type(result)([*map(self._fresh, result, views)])
 
     @property
-    def held(self) -> bool:
-        """Whether something that shares this memory still lives."""
+    def held(self) -> int:
+        """How many tensors that share this memory still live."""
         self._handed = [item for item in self._handed if not item.expired()]
-        return bool(self._handed)
+        return len(self._handed)
 
     def worth(self, now: float) -> float:
         """Seconds saved a byte, less for what was long not used."""
         return self.cost_s / self.nbytes / (1.0 + now - self.used_s)
 
     def _fresh(self, tensor: Tensor, views: Views) -> Tensor:
-        if len(self._handed) > _HANDED:
-            self._handed = [item for item in self._handed if not item.expired()]
+        if len(self._handed) >= self._prune_at:
+            self._prune_at = max(2 * self.held, _HANDED)
         fresh = self._clone(tensor)
         named = LEDGER.name(fresh, views)
-        self._handed.append(named or StorageWeakRef(fresh.untyped_storage()))
+        self._handed.append(named or Record(fresh.untyped_storage()))
         return fresh
 
     def _clone(self, tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmsb_torch.instrumentation.capture.schema import OpClass
 from mmsb_torch.instrumentation.code.encoding import atom
-from mmsb_torch.instrumentation.identity import LEDGER
+from mmsb_torch.instrumentation.identity import LEDGER, barrier
 
 _PLAIN = frozenset((Tensor, nn.Parameter, nn.Buffer))
 _EXACT = frozenset((int, bool, str, type(None), torch.dtype, torch.device, torch.layout))
@@ -26,12 +26,13 @@ OpKey = tuple[object, ...]
 """Equal keys mean equal results, in this process."""
 
 
-def is_worthwhile(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
+def is_worthwhile(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether the tensors that an operation takes are large enough for it to be asked about."""
-    elements = sum([tensor.numel() for tensor in tensors_in(args)])
-    if kwargs and elements < LEAST_ELEMENTS:
-        elements += sum([tensor.numel() for tensor in tensors_in(kwargs.values())])
-    return elements >= LEAST_ELEMENTS
+    for value in args:
+        if type(value) in _PLAIN and value.numel() >= LEAST_ELEMENTS:
+            return True
+    tensors = tensors_in((args, (*kwargs.values(),)))
+    return sum([tensor.numel() for tensor in tensors]) >= LEAST_ELEMENTS
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
@@ -101,6 +102,17 @@ def _token(tensor: Tensor) -> object:
         raise Unkeyed
     with LEDGER.watching():
         return LEDGER.token(tensor)
+
+
+def watch(args: tuple[Any, ...]) -> None:
+    """Watch the memory that a view is about to be taken of, while only one tensor has it."""
+    for value in args:
+        if type(value) in _PLAIN:
+            try:
+                if not LEDGER.holds(value) and barrier.is_alone() and is_plain(value):
+                    LEDGER.watch(value)
+            except (RuntimeError, NotImplementedError):
+                return  # it has no memory, or none of its own
 
 
 def is_plain(tensor: Tensor) -> bool:

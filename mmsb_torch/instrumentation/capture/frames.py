@@ -117,6 +117,7 @@ class Codes:
         self._held: list[CodeType] = []  # so that no id is used again
         self._sites: dict[tuple[object, ...], Site] = {}
         self._paths: dict[tuple[int, ...], tuple[list[ref[nn.Module]], tuple[str, str]]] = {}
+        self._parts: dict[int, tuple[ref[nn.Module], dict[int, tuple[ref[nn.Module], str]]]] = {}
 
     def kind(self, code: CodeType) -> int:
         """What `kinds` lacks."""
@@ -170,11 +171,22 @@ class Codes:
         outer = modules[-1]
         for inner in reversed(modules[:-1]):
             if inner is not outer:
-                names.append(_name(outer, inner))
+                names.append(self._name(outer, inner))
                 outer = inner
         path = (type(modules[-1]).__name__, ".".join(names))
         self._paths[key] = ([ref(module) for module in modules], path)
         return path
+
+    def _name(self, outer: nn.Module, inner: nn.Module) -> str:
+        """How `outer` calls `inner`: the shortest path; by its class if it is none of its parts."""
+        known = self._parts.get(id(outer))
+        if known is not None and known[0]() is outer:
+            part = known[1].get(id(inner))
+            if part is not None and part[0]() is inner:
+                return part[1]
+        parts = _parts(outer)  # it may have got new ones
+        self._parts[id(outer)] = (ref(outer), parts)
+        return parts[id(inner)][1] if id(inner) in parts else f"<{type(inner).__name__}>"
 
     def roots(self) -> list[nn.Module]:
         """The outermost modules that were seen at work and are still there."""
@@ -182,11 +194,14 @@ class Codes:
         return [*{id(module): module for module in found if module is not None}.values()]
 
 
-def _name(outer: nn.Module, inner: nn.Module) -> str:
-    """How `outer` calls `inner`: the shortest path; by its class if it is none of its parts."""
-    named = outer.named_modules(remove_duplicate=False)
-    names = [str(name) for name, module in named if module is inner]
-    return min(names, key=lambda name: name.count("."), default=f"<{type(inner).__name__}>")
+def _parts(outer: nn.Module) -> dict[int, tuple[ref[nn.Module], str]]:
+    """Every module in another one, with the shortest path to it."""
+    found: dict[int, tuple[ref[nn.Module], str]] = {}
+    for name, module in outer.named_modules(remove_duplicate=False):
+        known = found.get(id(module))
+        if known is None or name.count(".") < known[1].count("."):
+            found[id(module)] = (ref(module), str(name))
+    return found
 
 
 class Walk:

@@ -16,6 +16,8 @@ _UNDECLARED_WRITES = {
     "aten::miopen_batch_norm": ("running_mean", "running_var"),
 }
 """Written while `training`, without saying so."""
+_UNDECLARED_VIEWS = {"aten::_unsafe_view"}
+"""These share memory without saying so."""
 _METADATA = {
     "is_same_size", "dense_dim", "sparse_dim", "dim", "numel", "size", "stride", "storage_offset",
     "sym_numel", "sym_size", "sym_stride", "sym_storage_offset", "is_contiguous", "is_coalesced",
@@ -36,7 +38,7 @@ class OpClass:
         func: the operation itself.
         name: such as "aten.add.Tensor".
         writes: the arguments that it may write: (position, name).
-        view: some result is declared to share memory with an argument.
+        view: some result shares memory with an argument.
         random: it may draw from a random generator; see `draws`.
         reads: it tells Python something about elements: `.item()`, `torch.equal`.
         dynamic: the shape of its result depends on elements.
@@ -74,7 +76,9 @@ class OpClass:
             if argument.name in hidden
             or (argument.alias_info is not None and argument.alias_info.is_write)
         )
-        self.view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        self.view = schema.name in _UNDECLARED_VIEWS or any(
+            r.alias_info is not None and not r.alias_info.is_write for r in returns
+        )
         self.random = torch.Tag.nondeterministic_seeded in tags
         self.dynamic = torch.Tag.dynamic_output_shape in tags
         takes = any("Tensor" in str(argument.type) for argument in arguments)

@@ -30,7 +30,7 @@ def visit_tensor(walk: Walk, tensor: Tensor, label: Label) -> None:
     if type(tensor) not in _PLAIN_TENSORS or not _is_dense(tensor):
         walk.identify(tensor, label)
         return
-    state = walk.guards.content(label, functools.partial(_read_tensor, tensor))
+    state = walk.guards.tensor(label, _read_tensor, tensor)
     walk.write(label, frame(type(tensor).__name__, text(repr(state))))
     for name, value in items_of(walk, vars(tensor)):
         part = label.attribute(name)

@@ -6,11 +6,16 @@ place without replacing an object (a tensor's bytes, a generator's state) is rea
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sized
 from itertools import chain
 from operator import is_
 from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from mmsb_torch.instrumentation.identity import LEDGER, Evidence
 
 from .identity import MISSING
 
@@ -23,6 +28,7 @@ class Content(NamedTuple):
     label: object
     read: Callable[[], Hashable]
     expected: Hashable
+    tensor: Tensor | None
 
 
 class Guards:
@@ -38,6 +44,7 @@ class Guards:
     __slots__ = (
         "_elements",
         "_empty",
+        "_evidence",
         "_functions",
         "_iterables",
         "_names",
@@ -57,6 +64,7 @@ class Guards:
         self._objects: list[object] = []
         self._types: list[type] = []
         self.contents: list[Content] = []
+        self._evidence: list[Evidence | None] = []
         self._seen: set[tuple[int, str]] = set()
         self._plain = True
 
@@ -101,8 +109,24 @@ class Guards:
 
     def content(self, label: object, read: Callable[[], Hashable]) -> Hashable:
         """Reads something that is written in place, and remembers what it read as."""
+        return self._content(label, read, None)
+
+    def tensor(self, label: object, read: Callable[[Tensor], Hashable], tensor: Tensor) -> Hashable:
+        """The same of a tensor; as long as the ledger holds it unchanged it is not read again.
+
+        Args:
+            label: what it is called.
+            read: gives its digest from the ledger and what `Ledger.doubtful` compares; no more.
+            tensor: dense.
+        """
+        return self._content(label, functools.partial(read, tensor), tensor)
+
+    def _content(
+        self, label: object, read: Callable[[], Hashable], tensor: Tensor | None
+    ) -> Hashable:
         value = read()
-        self.contents.append(Content(label, read, value))
+        self.contents.append(Content(label, read, value, tensor))
+        self._evidence.append(None if tensor is None else LEDGER.evidence(tensor))
         return value
 
     def intact(self) -> bool:
@@ -134,9 +158,12 @@ class Guards:
         """The label of the first content that reads differently now, else None."""
         label = None
         try:
-            for label, read, expected in self.contents:
+            for place in LEDGER.doubtful(self._evidence):
+                label, read, expected, tensor = self.contents[place]
                 if read() != expected:
                     return label
+                if tensor is not None:  # threads may do so at once: what they find is the same
+                    self._evidence[place] = LEDGER.evidence(tensor)
         except Exception:  # noqa: BLE001 - storage that was freed reads as changed
             return label
         return None

@@ -7,6 +7,6 @@
 """
 
 from .barrier import capability
-from .ledger import LEDGER, Ledger
+from .ledger import LEDGER, Evidence, Ledger
 
-__all__ = ["LEDGER", "Ledger", "capability"]
+__all__ = ["LEDGER", "Evidence", "Ledger", "capability"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import xxhash
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmsb_torch.device import held_elsewhere
 
@@ -35,13 +34,17 @@ Views = dict[View, object]
 """A token for each way of looking at some bytes. Tokens are compared with `is`."""
 
 
-class _Record:
-    """What is known of one storage since its flag was set."""
+class Record:
+    """What is known of one storage since its flag was set.
 
-    __slots__ = ("digests", "made", "open", "storage", "views")
+    Its address is not given away while this lives.
+    """
 
-    def __init__(self, storage: StorageWeakRef, views: Views | None = None) -> None:
-        self.storage = storage  # its address is not given away while this lives
+    __slots__ = ("_free", "digests", "key", "made", "open", "views")
+
+    def __init__(self, storage: Any, views: Views | None = None) -> None:
+        self.key: int = storage._weak_ref()  # noqa: SLF001 - as torch's StorageWeakRef does
+        self._free = _free
         self.digests: dict[View, bytes] = {}
         self.made = views is not None
         """Whether `views` stands for all of its bytes, without their being read."""
@@ -49,12 +52,23 @@ class _Record:
         self.open = False
         """Whether its flag is not to be set."""
 
+    def expired(self) -> bool:
+        """Whether the memory is gone."""
+        return bool(_expired(self.key))
+
+    def __del__(self) -> None:
+        self._free(self.key)
+
+
+_free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
+_expired: Callable[[int], Any] = torch.UntypedStorage._expired  # noqa: SLF001
+
 
 class Evidence(NamedTuple):
     """That a tensor is as it was when this was taken; see `Ledger.doubtful`."""
 
     tensor: Tensor
-    record: _Record
+    record: Record
     view: View
     requires_grad: bool
 
@@ -65,12 +79,12 @@ class Ledger:
     Thread safety: any thread may ask. Evidence is gathered and used in the main thread only, and
     only while no other thread is known that could touch tensors: elsewhere every byte is read. (The
     flag is not safe against writers in other threads: setting it while somebody writes can crash.)
+    So records need no lock: nobody else touches them.
     """
 
     def __init__(self) -> None:
-        self._records: dict[int, _Record] = {}
+        self._records: dict[int, Record] = {}
         self._tokens: dict[Hashable, object] = {}
-        self._guard = threading.Lock()
         self._sweep_at = _SWEPT
         self.read = 0
         """Bytes that were read so far."""
@@ -110,17 +124,14 @@ class Ledger:
 
         The caller has asked `barrier.is_alone`.
         """
-        record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as below
-        if record is not None and barrier.is_armed(tensor):
-            return
-        if tensor.nbytes >= LEAST_BYTES and tensor.is_cpu:
+        if not self.holds(tensor) and tensor.nbytes >= LEAST_BYTES and tensor.is_cpu:
             self._record(tensor, watch=True)
 
     def release(self) -> None:
         """Clear every flag: another thread begins."""
         records, self._records = self._records, {}
         for record in records.values():
-            storage = torch.UntypedStorage._new_with_weak_ptr(record.storage.cdata)  # noqa: SLF001
+            storage = torch.UntypedStorage._new_with_weak_ptr(record.key)  # noqa: SLF001
             if storage is not None:
                 storage.data_ptr()
 
@@ -128,25 +139,32 @@ class Ledger:
         """Clear the flag of a tensor's memory, and do not set it again."""
         if type(tensor) in _DENSE and tensor.layout is torch.strided and tensor.is_cpu:
             barrier.disarm(tensor)
-            record = _Record(StorageWeakRef(tensor.untyped_storage()))
+            record = Record(tensor.untyped_storage())
             record.open = True
-            self._enter(record.storage.cdata, record)
+            self._records[record.key] = record
 
-    def name(self, tensor: Tensor, views: Views) -> StorageWeakRef | None:
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor's memory is watched, and nobody can have written to it since."""
+        key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as below
+        return key in self._records and barrier.is_armed(tensor)
+
+    def name(self, tensor: Tensor, views: Views) -> Record | None:
         """Say what made the bytes of a new tensor's memory, of which nobody else knows yet.
 
         The caller has asked `barrier.is_alone`, and gives one `views` for the same bytes only.
 
         Returns:
-            The tensor's memory, if it is watched now.
+            What is now known of the tensor's memory, if it can be watched.
         """
         if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or barrier.capability() is not None:
             return None
         if not (barrier.is_armed(tensor) or barrier.arm(tensor)):
             return None
-        storage = StorageWeakRef(tensor.untyped_storage())
-        self._enter(storage.cdata, _Record(storage, views))
-        return storage
+        record = Record(tensor.untyped_storage(), views)
+        self._records[record.key] = record
+        if len(self._records) >= self._sweep_at:
+            self._sweep()
+        return record
 
     def known(self, tensor: Tensor) -> object | None:
         """The token of a tensor that had one before, if nobody can have written since.
@@ -158,7 +176,17 @@ class Ledger:
         record = self._records.get(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as below
         if record is None or not barrier.is_armed(tensor):
             return None
-        return record.views.get(view_of(tensor))
+        dtype = tensor.dtype  # `view_of`, written out: this is asked of every tensor
+        return record.views.get(
+            (
+                dtype,
+                tensor.shape,
+                tensor.stride(),
+                tensor.storage_offset(),
+                tensor.is_neg(),
+                dtype.is_complex and tensor.is_conj(),
+            )
+        )
 
     def token(self, tensor: Tensor) -> object:
         """What stands for a plain dense tensor's bytes, layout and device in this process.
@@ -209,7 +237,7 @@ class Ledger:
             doubtful.append(place)
         return doubtful
 
-    def _record(self, tensor: Tensor, *, watch: bool) -> _Record | None:
+    def _record(self, tensor: Tensor, *, watch: bool) -> Record | None:
         """What is known of a tensor's memory and still holds."""
         # a record keeps its storage's address from being given away: this one is the tensor's
         key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
@@ -217,19 +245,11 @@ class Ledger:
         if record is not None and not barrier.is_armed(tensor):
             if record.open:
                 return None
-            with self._guard:
-                self._records.pop(key, None)
+            self._records.pop(key, None)
             record = None
         return self._watch(tensor, key) if record is None and watch else record
 
-    def _enter(self, key: int, record: _Record) -> None:
-        with self._guard:
-            self._records[key] = record
-            if len(self._records) >= self._sweep_at:
-                self._sweep()
-                self._sweep_at = max(2 * len(self._records), _SWEPT)
-
-    def _watch(self, tensor: Tensor, key: int) -> _Record | None:
+    def _watch(self, tensor: Tensor, key: int) -> Record | None:
         """Set the flag, if nobody holds another way to the memory that the flag would not see."""
         if barrier.capability() is not None or held_elsewhere(tensor) or tensor.is_shared():
             return None
@@ -237,14 +257,16 @@ class Ledger:
             return None  # copies from the device may be on their way into it
         if not barrier.arm(tensor):
             return None
-        record = _Record(StorageWeakRef(tensor.untyped_storage()))
-        self._enter(key, record)
+        record = self._records[key] = Record(tensor.untyped_storage())
+        if len(self._records) >= self._sweep_at:
+            self._sweep()
         return record
 
     def _sweep(self) -> None:
-        gone = [key for key, record in self._records.items() if record.storage.expired()]
+        gone = [key for key, record in self._records.items() if record.expired()]
         for key in gone:
             del self._records[key]
+        self._sweep_at = max(2 * len(self._records), _SWEPT)
 
     def _read(self, tensor: Tensor) -> bytes:
         self.read += tensor.nbytes

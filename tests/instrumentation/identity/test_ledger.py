@@ -119,3 +119,74 @@ def test_the_digest_is_of_the_elements(ledger, make):
     wanted = xxhash.xxh3_128_digest(words.numpy().tobytes()) if tensor.numel() else b""
     assert watched(ledger, tensor) == wanted
     assert watched(ledger, tensor) == wanted
+
+
+CHANGES = {
+    "written": lambda t: t.add_(1),
+    "written past torch": lambda t: t.numpy().fill(3),
+    "written through .data": lambda t: t.data.mul_(2),
+    "of another memory": lambda t: t.set_(torch.ones(SIZE)),
+    "of another memory with equal bytes": lambda t: setattr(t, "data", t.clone()),
+    "of another shape": lambda t: setattr(t, "data", t.data.view(3, -1)),
+    "of other strides": lambda t: t.as_strided_((SIZE // 2,), (2,)),
+    "at another place": lambda t: t.as_strided_((SIZE // 2,), (1,), SIZE // 2),
+    "of another dtype": lambda t: setattr(t, "data", t.data.view(torch.int32)),
+    "asking for gradients": lambda t: t.requires_grad_(),
+    "negated": lambda t: torch._C._set_neg(t, True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_evidence_falls_with_every_change(ledger, change):
+    tensor, other = torch.randn(SIZE), torch.randn(SIZE)
+    watched(ledger, tensor), watched(ledger, other)
+    evidence = [ledger.evidence(other), ledger.evidence(tensor), None]
+    assert ledger.doubtful(evidence) == [2]
+    CHANGES[change](tensor)
+    assert ledger.doubtful(evidence) == [1, 2]
+    watched(ledger, tensor)  # watched again: what was found then is no evidence of now
+    assert 1 in ledger.doubtful(evidence)
+
+
+def test_evidence_is_for_who_is_alone(ledger):
+    tensor = torch.randn(SIZE)
+    assert ledger.evidence(tensor) is None  # nobody read it yet
+    watched(ledger, tensor)
+    evidence = [ledger.evidence(tensor)]
+    stop = threading.Event()
+    beside = threading.Thread(target=stop.wait)
+    beside.start()
+    assert ledger.doubtful(evidence) == [0]
+    assert ledger.evidence(tensor) is None
+    stop.set()
+    beside.join()
+    assert ledger.doubtful(evidence) == [0]  # the flags were cleared when the thread began
+    watched(ledger, tensor)
+    assert ledger.doubtful([ledger.evidence(tensor)]) == []
+
+
+def test_tokens_are_those_of_the_bytes_and_the_way_they_are_looked_at(ledger):
+    with ledger.watching():
+        tensor = torch.randn(64, 300, dtype=torch.complex64)
+        ledger.watch(tensor)  # while nobody else has the memory
+        views = [
+            tensor,
+            tensor.conj(),
+            tensor.mT,
+            tensor[1:],
+            tensor.real,
+            tensor.conj().imag,
+            tensor.imag,
+            tensor.view(torch.float32),
+            tensor.view(-1),
+        ]
+        for ask in (ledger.token, ledger.token, ledger.known):  # read, held, held
+            tokens = [ask(view) for view in views]
+            assert None not in tokens
+            assert len({id(token) for token in tokens}) == len(views)
+        again = tensor.clone()
+        assert ledger.token(again) is tokens[0]
+        assert ledger.known(again) is tokens[0]
+        again.numpy()[3] = 0
+        assert ledger.known(again) is None
+        assert ledger.token(again) is not tokens[0]
