@@ -13,6 +13,7 @@ import bench_import
 import bench_log
 import bench_memo
 import bench_merge
+import bench_peers
 import bench_record
 import bench_rows
 import bench_update
@@ -27,6 +28,8 @@ TABLES = {
     "rows": bench_rows.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
+    "answers": bench_peers.answers,
+    "hits": bench_peers.hits,
     "log": bench_log.states,
     "commits": bench_log.small,
     "history": bench_history.history,

@@ -25,16 +25,47 @@ def _getter(name: str) -> Callable[[], object]:
 
 _dtype, _threads = torch.get_default_dtype, torch.get_num_threads
 _deterministic = _getter("_get_deterministic_algorithms")
-_precision = _getter("_get_float32_matmul_precision")
+_legacy = _getter("_get_float32_matmul_precision")
+_by_back_end: Callable[[str, str], str] = getattr(
+    torch._C,  # noqa: SLF001
+    "_get_fp32_precision_getter",
+    lambda back_end, operation: "none",  # noqa: ARG005 - a release without it has only the legacy one
+)
+_IMPLIED = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
+"""What the legacy setting makes of oneDNN's."""
 _onednn = _getter("_get_mkldnn_enabled")
 _flash = _getter("_get_flash_sdp_enabled")
 _math = _getter("_get_math_sdp_enabled")
 _efficient = _getter("_get_mem_efficient_sdp_enabled")
+_onednn_deterministic = _getter("_get_mkldnn_deterministic")
 _of_cuda = tuple(
     _getter(f"_get_{name}")
     for name in ("cudnn_enabled", "cudnn_benchmark", "cudnn_deterministic", "cudnn_allow_tf32")
     if torch.version.cuda is not None or torch.version.hip is not None
 )
+
+_DENORMAL = 5e-324
+
+
+def _fast_path() -> object:
+    return getattr(torch.backends.mha, "_is_fastpath_enabled", True)
+
+
+def _precision() -> str:
+    """The precision of float32 matrix products, and of what else may have another one.
+
+    Reading the legacy setting is an error once the setting of a back end says otherwise.
+    """
+    try:
+        legacy = str(_legacy())
+    except RuntimeError:
+        legacy = "by back end"
+    products, others = _by_back_end("mkldnn", "matmul"), _by_back_end("mkldnn", "conv")
+    recurrent = _by_back_end("mkldnn", "rnn")
+    if products in ("none", _IMPLIED.get(legacy)) and others == recurrent == "none":
+        return legacy
+    return f"{legacy}; oneDNN {products}, convolutions {others}, recurrent {recurrent}"
+
 
 NAMES = (
     "default dtype",
@@ -45,12 +76,15 @@ NAMES = (
     "flash attention",
     "math attention",
     "memory-efficient attention",
+    "deterministic oneDNN",
+    "the encoder's fast path",
+    "denormal numbers",
     "cuDNN",
 )
 
 
 def settings() -> Settings:
-    """Torch's settings now; takes half a microsecond."""
+    """Torch's settings now; takes a microsecond."""
     return (
         _dtype(),
         _threads(),
@@ -60,6 +94,9 @@ def settings() -> Settings:
         _flash(),
         _math(),
         _efficient(),
+        _onednn_deterministic(),
+        _fast_path(),
+        _DENORMAL * 1.0 != 0.0,  # nothing else tells what `set_flush_denormal` did
         tuple([get() for get in _of_cuda]) if _of_cuda else None,
     )
 

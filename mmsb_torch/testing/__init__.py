@@ -3,9 +3,10 @@
 `strategies` draws specs, tensors of random bits and updates; `model.ModelMemory` is a memory made
 of copies and full recomputation; `machine.MemoryMachine` runs both side by side; `disks` has disks
 that fail, and lays out what a crash may leave; `workload` is a fixed piece of work whose states are
-known.
+known; `answers` compares what two runs gave.
 """
 
+from mmsb_torch.testing.answers import alike, tensors_in
 from mmsb_torch.testing.disks import (
     Crash,
     FailingDisk,
@@ -44,6 +45,7 @@ __all__ = [
     "ShortDisk",
     "Update",
     "abandon",
+    "alike",
     "appends",
     "apply_append",
     "apply_update",
@@ -56,6 +58,7 @@ __all__ = [
     "same_values",
     "shapes",
     "tensors",
+    "tensors_in",
     "updates",
     "values",
     "work",

@@ -34,6 +34,9 @@ CHANGES = {
         lambda: torch.backends.cuda.enable_mem_efficient_sdp(False),
         True,
     ),
+    "deterministic oneDNN": (lambda: torch._C._set_mkldnn_deterministic(True), False),
+    "the encoder's fast path": (lambda: torch.backends.mha.set_fastpath_enabled(False), True),
+    "denormal numbers": (lambda: torch.set_flush_denormal(True), True),
 }
 
 
@@ -49,6 +52,9 @@ def put_back():
     torch.backends.cuda.enable_flash_sdp(True)
     torch.backends.cuda.enable_math_sdp(True)
     torch.backends.cuda.enable_mem_efficient_sdp(True)
+    torch._C._set_mkldnn_deterministic(False)
+    torch.backends.mha.set_fastpath_enabled(True)
+    torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -68,6 +74,19 @@ def test_a_setting_that_changes_numbers_makes_a_value_stale(mem, put_back, name)
     _ = page.tensor
     assert mem.stats()["recomputed"] == runs + 1
     assert name in mem.why(page).reason
+
+
+@pytest.mark.parametrize("operation", ["matmul", "conv", "rnn"])
+def test_a_precision_set_for_one_back_end_counts_and_can_be_read(mem, operation):
+    where = getattr(torch.backends.mkldnn, operation)
+    page = mem.derive(lambda x: x.sum(), "x", name="p")
+    _ = page.tensor
+    where.fp32_precision = "bf16"
+    try:
+        assert "float32 matmul precision" in str(mem.why(page))
+        assert page.tensor == 15
+    finally:
+        where.fp32_precision = "none"
 
 
 def test_settings_go_through_plain_data(put_back):

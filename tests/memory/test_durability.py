@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.runtime.store import payload
+from mmsb_torch.runtime.store import payload, payload_writer
 from mmsb_torch.testing import (
     DTYPES,
     FailingDisk,
@@ -148,7 +148,7 @@ def test_a_transaction_survives_its_bytes(data, seed):
     spec = Spec(dtype, shape, torch.device("cpu"))
     info = PageInfo(3, "page __metadata__", spec, False, {"a": [1, None, "ü"]}, seed)
     record = Transaction(9, seed, (info,), (delta,), label, step, {"x": 1.5})
-    raw = b"".join(payload.encode(record, {delta.page_id: "__metadata__"}))
+    raw = b"".join(payload_writer.encode(record, {delta.page_id: "__metadata__"}))
     found = payload.decode(memoryview(raw), "here")
     assert found[:3] == record[:3]
     assert found[4:] == record[4:]

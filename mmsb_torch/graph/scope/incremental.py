@@ -61,10 +61,15 @@ class Incremental:
         self.counts: Counter[str] = Counter()
         self.saved_s = 0.0
 
+    @property
+    def active(self) -> bool:
+        """Whether it was entered, and neither left nor ended by a fork of its process."""
+        return self._scope.active
+
     def __enter__(self) -> Self:
         self._check()
-        held: Incremental | None = getattr(_LOCAL, "active", None)
-        if held is not None and held._scope.active:  # noqa: SLF001 - else another thread ended it
+        active: Incremental | None = getattr(_LOCAL, "active", None)
+        if active is not None and active.active:  # a fork of its process has ended it
             raise RecordingError(
                 "an incremental scope is active in this thread: expected none. Leave it first; one "
                 "scope serves the whole block."
@@ -73,7 +78,7 @@ class Incremental:
         try:
             self._scope.enter()
         except BaseException:
-            _LOCAL.active = held
+            _LOCAL.active = active
             raise
         return self
 
@@ -91,7 +96,10 @@ class Incremental:
         del types
         kind = op_class(func)
         if not kind.pure:
-            if kind.view:
+            if kind.careless:
+                for tensor in tensors_in(args):
+                    LEDGER.leave_open(tensor)
+            elif kind.view:
                 watch(args)
             self.counts["passed"] += 1
             return func(*args, **kwargs)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmsb_torch.instrumentation.identity import LEDGER, barrier
+from mmsb_torch.instrumentation.identity import LEDGER, barrier, ledger
 from mmsb_torch.instrumentation.identity.ledger import Record, Views
 
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
@@ -71,7 +71,9 @@ class Kept:
 
     def _clone(self, tensor: Tensor) -> Tensor:
         assert _lazy_clone is not None
-        return _lazy_clone(tensor) if tensor.is_cpu else _copy(tensor)
+        # the ledger does not watch small ones, and only it clears flags when a thread begins
+        lazy = tensor.is_cpu and tensor.nbytes >= ledger.LEAST_BYTES
+        return _lazy_clone(tensor) if lazy else _copy(tensor)
 
 
 def _copy(tensor: Tensor) -> Tensor:

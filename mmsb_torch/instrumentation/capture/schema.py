@@ -26,6 +26,8 @@ _METADATA = {
 """Operations that return plain values and look at no element."""
 _NAMESPACES = ("aten", "prims")
 """What the operations of others do, nobody knows."""
+_CARELESS = ("aten::_ctc_loss", "aten::_ctc_loss_backward")
+"""Their kernels ask for pointers to write where torch forbids it to memory that is shared lazily."""
 _PROBABILITIES = ("dropout_p", "dropout")
 
 
@@ -43,12 +45,13 @@ class OpClass:
         factory: it takes no tensor.
         marker: it computes nothing: a mark for the profiler.
         opaque: a higher-order operator, or one without a schema: replaying it is not possible.
+        careless: it fails on memory whose copy-on-write flag is set, and so does its backward.
         pure: its result follows from its arguments and is memory of its own, unless it is random.
     """
 
     __slots__ = (
-        "_probability", "_training", "dynamic", "factory", "func", "marker", "name", "opaque", "pure",
-        "random", "reads", "view", "writes",
+        "_probability", "_training", "careless", "dynamic", "factory", "func", "marker", "name", "opaque",
+        "pure", "random", "reads", "view", "writes",
     )  # fmt: skip
 
     def __init__(self, func: Any) -> None:
@@ -58,6 +61,7 @@ class OpClass:
         self.marker = schema is not None and schema.name.startswith("profiler::")
         self._probability: tuple[int, str, Any] | None = None
         self._training: tuple[int, str, Any] | None = None
+        self.careless = schema is not None and schema.name in _CARELESS
         if schema is None:
             self.name = str(getattr(func, "__name__", func))
             self.writes: tuple[tuple[int, str], ...] = ()
@@ -100,6 +104,7 @@ class OpClass:
             or self.reads
             or self.factory
             or self.marker
+            or self.careless
             or func.namespace not in _NAMESPACES
             or torch.Tag.nondeterministic_bitwise in tags
             or torch.Tag.maybe_aliasing_or_mutating in tags

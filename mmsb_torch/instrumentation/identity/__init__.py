@@ -2,6 +2,7 @@
 
 - `barrier`: the copy-on-write flag as a watch for writes; probed, and the only module that names
   torch's private calls for it
+- `newcomers`: clears the flags when a thread begins
 - `ledger`: the one owner of the flags; digests of tensors' bytes
 """
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from mmsb_torch.instrumentation.context import plain_torch
 
+from .newcomers import Newcomers
+
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
 _flag: Callable[[Tensor], bool] | None = getattr(torch._C, "_is_cow_tensor", None)  # noqa: SLF001
 is_armed: Callable[[Tensor], bool] = _flag if _flag is not None else lambda _: False
@@ -39,6 +41,7 @@ def arm(tensor: Tensor) -> bool:
     The caller is alone with the tensor: setting the flag while another thread writes can crash.
     """
     assert _lazy_clone is not None
+    NEWCOMERS.watch()
     try:
         _lazy_clone(tensor)
     except RuntimeError:
@@ -109,3 +112,7 @@ def _is_harmless(thread: threading.Thread) -> bool:
         or thread.name.startswith(_HARMLESS)
         or type(thread).__name__ in _HARMLESS_CLASSES
     )
+
+
+NEWCOMERS = Newcomers(_is_harmless)
+"""Who sets flags enters here as an owner."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsb_torch.device import held_elsewhere
 from mmsb_torch.instrumentation.context import plain_torch
@@ -26,6 +26,7 @@ _CHUNK = 1 << 20
 _SWEPT = 1024
 """Records there are before those of memory that is gone are looked for."""
 _TOKENS = 1 << 18
+_DENSE = (Tensor, nn.Parameter, nn.Buffer)
 _LOCAL = threading.local()
 
 View = tuple[Any, ...]
@@ -40,7 +41,7 @@ class Record:
     Its address is not given away while this lives.
     """
 
-    __slots__ = ("_free", "digests", "key", "made", "views")
+    __slots__ = ("_free", "digests", "key", "made", "open", "views")
 
     def __init__(self, storage: Any, views: Views | None = None) -> None:
         self.key: int = storage._weak_ref()  # noqa: SLF001 - as torch's StorageWeakRef does
@@ -49,6 +50,8 @@ class Record:
         self.made = views is not None
         """Whether `views` stands for all of its bytes, without their being read."""
         self.views: Views = {} if views is None else views
+        self.open = False
+        """Whether its flag is not to be set."""
 
     def expired(self) -> bool:
         """Whether the memory is gone."""
@@ -86,6 +89,7 @@ class Ledger:
         self._sweep_at = _SWEPT
         self.read = 0
         """Bytes that were read so far."""
+        barrier.NEWCOMERS.owners.add(self)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -160,6 +164,22 @@ class Ledger:
                     self._records.pop(key, None)
                     return True
         return False
+
+    def release(self) -> None:
+        """Clear every flag: another thread begins."""
+        records, self._records = self._records, {}
+        for record in records.values():
+            storage = torch.UntypedStorage._new_with_weak_ptr(record.key)  # noqa: SLF001
+            if storage is not None:
+                storage.data_ptr()
+
+    def leave_open(self, tensor: Tensor) -> None:
+        """Clear the flag of a tensor's memory, and do not set it again."""
+        if type(tensor) in _DENSE and tensor.layout is torch.strided and tensor.is_cpu:
+            barrier.disarm(tensor)
+            record = Record(tensor.untyped_storage())
+            record.open = True
+            self._records[record.key] = record
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor's memory is watched, and nobody can have written to it since."""
@@ -261,6 +281,8 @@ class Ledger:
         key = tensor.untyped_storage()._cdata  # noqa: SLF001 - as StorageWeakRef does
         record = self._records.get(key)
         if record is not None and not barrier.is_armed(tensor):
+            if record.open:
+                return None
             self._records.pop(key, None)
             record = None
         return self._watch(tensor, key) if record is None and watch else record

@@ -8,7 +8,7 @@ POSIX only.
 
 From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dtypes`, `header`,
 `tensorfile` (safetensors), `mappedfile`, `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
-`checkpoint`, `spans`, `retention`, `collection`; of the log `frame` (headers and the chain), `payload` (a transaction as
+`checkpoint`, `spans`, `retention`, `collection`; of the log `frame` (headers and the chain), `payload` and `payload_writer` (a transaction as
 safetensors), `logfile`, `logwriter`, `background`, `bodies`, `log` (in memory), `pastlog` (with gaps), `durable` (on disk), `recovery`,
 `follow`, `logwalk` and `log_verification`; of things by themselves `contents`, `codecs`, `envelope`; and
 `layout`, the store itself.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmsb_torch.device import copy_of, pack_mask, require_dense, unpack_mask, words, zeros
 from mmsb_torch.errors import CorruptStoreError, SerializationError, UnsupportedError
-from mmsb_torch.runtime.store import payload
+from mmsb_torch.runtime.store import payload, payload_writer
 from mmsb_torch.runtime.store.codecs import WORTH, Part
 from mmsb_torch.runtime.store.envelope import Kind, Raw, check_size, unwrap, wrap
 from mmsb_torch.runtime.store.sealed import Fields, check_json
@@ -136,7 +136,7 @@ def _payload(transaction: Transaction, names: dict[int, str]) -> list[Part]:
     if any(info.spec is None or info.derived for info in transaction.created):
         raise SerializationError("a transaction creates no derived pages: expected pages with spec")
     try:
-        tensors, text = payload.describe(transaction._replace(deltas=deltas), names)
+        tensors, text = payload_writer.describe(transaction._replace(deltas=deltas), names)
         payload.transaction_of(tensors, {payload.OPS_KEY: text}, "what would be written")
     except UnsupportedError:
         raise

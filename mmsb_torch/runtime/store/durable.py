@@ -11,7 +11,7 @@ from mmsb_torch.errors import (
     MMSBError,
     StoreError,
 )
-from mmsb_torch.runtime.store import payload
+from mmsb_torch.runtime.store import payload_writer
 from mmsb_torch.runtime.store.background import Background
 from mmsb_torch.runtime.store.bodies import Place, drop_body, read_transaction, segment_body
 from mmsb_torch.runtime.store.files import FILES, Files, exists
@@ -94,7 +94,7 @@ class DurableLog(PastLog):
         names = self._names
         if transaction.created:
             names = {**names, **{info.id: info.name for info in transaction.created}}
-        parts = payload.encode(transaction, names)
+        parts = payload_writer.encode(transaction, names)
         tx, count = transaction.tx, len(transaction.deltas)
         about = transaction.label, transaction.step, transaction.time_ns
         if sum(map(len, parts)) <= INLINE_BYTES:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmsb_torch.device import pack_mask
-from mmsb_torch.runtime.store import payload
+from mmsb_torch.runtime.store import payload, payload_writer
 from mmsb_torch.runtime.store.dtypes import encoding
 from mmsb_torch.testing import DTYPES, deltas, random_bits
 from mmsb_torch.types import Form, PageInfo, Region, Spec, Transaction
@@ -104,14 +104,14 @@ def test_a_transaction_is_the_bytes_that_the_obvious_writer_gives(data):
         data.draw(st.none() | st.integers(0, 2**40)),
         data.draw(st.sampled_from([{}, {"x": 1.5, "ü": [True]}])),
     )
-    assert b"".join(payload.encode(record, names)) == obvious(record, names)
+    assert b"".join(payload_writer.encode(record, names)) == obvious(record, names)
 
 
 @given(st.data())
 def test_one_row_is_the_bytes_that_the_obvious_writer_gives(data):
     dtype = data.draw(st.sampled_from(DTYPES))
     shape = (data.draw(st.integers(2, 9)), *data.draw(st.lists(st.integers(0, 70), max_size=2)))
-    name = data.draw(st.just("%d") | TEXTS | st.just(f"{payload._MARKS[1]}"))
+    name = data.draw(st.just("%d") | TEXTS | st.just(f"{payload_writer._MARKS[1]}"))
     numbers = st.integers(0, 2**63)
     for _ in range(2):  # the second time by what was kept
         row = data.draw(st.integers(0, shape[0] - 1))
@@ -124,7 +124,7 @@ def test_one_row_is_the_bytes_that_the_obvious_writer_gives(data):
             data.draw(st.integers(1, 2**63)), data.draw(numbers), (), (delta,), None, None, {}
         )
         told = delta._replace(region=Region.rows(shape, torch.tensor([row])))
-        found = b"".join(payload.encode(record, {4: name}))
+        found = b"".join(payload_writer.encode(record, {4: name}))
         assert found == obvious(record._replace(deltas=(told,)), {4: name})
 
 
@@ -137,7 +137,7 @@ def test_a_shape_that_only_equals_one_is_never_what_is_written(shape):
         changed = delta._replace(region=Region(Form.ALL, form, None, 2))
         record = Transaction(2, 0, (info,), (changed,), None, None, {})
         try:
-            raw = b"".join(payload.encode(record, {1: "p"}))
+            raw = b"".join(payload_writer.encode(record, {1: "p"}))
         except TypeError:
             assert form is shape
         else:
