@@ -4,7 +4,6 @@ import sys
 
 import torch
 
-
 A = torch.arange(15.0).view(5, 3)
 
 
