@@ -1,0 +1,31 @@
+"""What the tests of edges share."""
+
+import pytest
+import torch
+
+import mmsb_torch as mmsb
+
+
+@pytest.fixture
+def mem():
+    with mmsb.open() as memory:
+        memory.page("x", torch.arange(4.0))
+        memory.page("s", torch.tensor(0))
+        yield memory
+
+
+def edges_of(mem):
+    names = {node.id: node.name for node in mem.graph.nodes}
+    return sorted((names[a], names[b]) for a, b in mem.graph.edges)
+
+
+@pytest.fixture
+def edges():
+    """edges(mem): all edges by the names of their pages, sorted."""
+    return edges_of
+
+
+@pytest.fixture
+def everything():
+    """everything(mem): the edges, and each page's status and epoch."""
+    return lambda mem: (edges_of(mem), {n: (mem.why(n).status, mem[n].epoch) for n in mem})
