@@ -24,24 +24,25 @@ def mem(calls):
         yield memory
 
 
-def page_beside(x):
+def beside(x):
     LOG.info("beside")
     return x - 1
 
 
-def page_below(page):
+def below(page):
     LOG.info("below")
     return page + 1
 
 
-def declare(mem, recipe):
+def surround(mem, recipe):
+    """Computes `page` by the recipe, `below` of it, and `beside`."""
     mem.derive(recipe, "x", name="page")
-    mem.derive(page_below, name="below")
-    mem.derive(page_beside, name="beside")
+    mem.derive(below)
+    mem.derive(beside)
     mem.propagate()
 
 
-def compare(mem, recipe, calls, reported):
+def check(mem, recipe, calls, reported):
     """Everything is right, and only `reported` ran."""
     wanted = recipe(mem["x"].clone())
     calls()
@@ -53,13 +54,21 @@ def compare(mem, recipe, calls, reported):
     assert calls() == []
 
 
-@pytest.fixture
-def surround():
-    """surround(mem, recipe): computes `page` by the recipe, `below` of it, and `beside`."""
-    return declare
+@pytest.fixture(name="beside")
+def _beside():
+    return beside
 
 
-@pytest.fixture
-def check():
-    """check(mem, recipe, calls, reported): everything is right, and only `reported` ran."""
-    return compare
+@pytest.fixture(name="below")
+def _below():
+    return below
+
+
+@pytest.fixture(name="surround")
+def _surround():
+    return surround
+
+
+@pytest.fixture(name="check")
+def _check():
+    return check

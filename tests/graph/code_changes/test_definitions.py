@@ -201,16 +201,6 @@ def patch():
         yield patching
 
 
-def beside(x):
-    LOG.info("beside")
-    return x - 1
-
-
-def below(page):
-    LOG.info("below")
-    return page + 1
-
-
 @pytest.mark.parametrize(("recipe", "change", "named"), CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_makes_its_dependants_stale_and_names_itself(
     mem, calls, patch, recipe, change, named, surround, check
@@ -274,7 +264,7 @@ def test_closures_count_by_value(mem, calls, surround, check):
     check(mem, recipe, calls, ["below", "page"])
 
 
-def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, patch):
+def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, patch, beside):
     def recipe(offset):
         def inner(x):
             LOG.info("one of them")
@@ -296,7 +286,7 @@ def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, 
     assert calls() == []
 
 
-def test_code_that_was_changed_while_it_ran_does_not_count(mem, patch):
+def test_code_that_was_changed_while_it_ran_does_not_count(mem, patch, below):
     """What a recipe computed from half-changed code is not kept."""
     here, values = sys.modules[__name__], [100.0]
 

@@ -57,11 +57,11 @@ def reporting(function, report):
     return recipe
 
 
-def derive_reporting(mem, name, function, *inputs):
+def derive(mem, name, function, *inputs):
+    """A page whose recipe reports its name."""
     return mem.derive(reporting(function, name), *inputs, name=name)
 
 
-@pytest.fixture
-def derive():
-    """Makes pages whose recipes report their names: derive(mem, name, fn, *inputs)."""
-    return derive_reporting
+@pytest.fixture(name="derive")
+def _derive():
+    return derive

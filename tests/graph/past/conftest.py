@@ -19,7 +19,8 @@ def mem():
         yield memory
 
 
-def present_of(mem):
+def present(mem):
+    """Everything that looking back must not move."""
     drawn = mem.graph
     stats = mem.stats()
     held = {name: stats[name] for name in ("recomputed", "unchanged", "cut_off", "failed")}
@@ -27,7 +28,6 @@ def present_of(mem):
     return mem.tx, [(n.name, n.epoch, n.status) for n in drawn.nodes], drawn.edges, held, why
 
 
-@pytest.fixture
-def present():
-    """present(mem): everything that looking back must not move."""
-    return present_of
+@pytest.fixture(name="present")
+def _present():
+    return present

@@ -14,18 +14,22 @@ def mem():
         yield memory
 
 
-def edges_of(mem):
+def edges(mem):
+    """All edges by the names of their pages, sorted."""
     names = {node.id: node.name for node in mem.graph.nodes}
     return sorted((names[a], names[b]) for a, b in mem.graph.edges)
 
 
-@pytest.fixture
-def edges():
-    """edges(mem): all edges by the names of their pages, sorted."""
-    return edges_of
+@pytest.fixture(name="edges")
+def _edges():
+    return edges
 
 
-@pytest.fixture
-def everything():
-    """everything(mem): the edges, and each page's status and epoch."""
-    return lambda mem: (edges_of(mem), {n: (mem.why(n).status, mem[n].epoch) for n in mem})
+def everything(mem):
+    """The edges, and each page's status and epoch."""
+    return edges(mem), {n: (mem.why(n).status, mem[n].epoch) for n in mem}
+
+
+@pytest.fixture(name="everything")
+def _everything():
+    return everything

@@ -12,25 +12,26 @@ def doubled(a):
     return a * 2
 
 
-def make_store(path, recipe=doubled, name="d"):
+def make(path, recipe=doubled, name="d"):
     """A store with a page `a` and a computed page derived from it."""
     with mmsb.open(path) as memory:
         memory.page("a", A)
         _ = memory.derive(recipe, "a", name=name).tensor
 
 
-@pytest.fixture
-def make():
-    return make_store
+@pytest.fixture(name="make")
+def _make():
+    return make
 
 
 @pytest.fixture
 def made(path):
-    make_store(path)
+    make(path)
     return path
 
 
-def check_refused(memory, name, *words):
+def refused_read(memory, name, *words):
+    """Checks that a page gives no value without its recipe, and says so."""
     with pytest.raises(mmsb.RecipeNotLoadedError) as caught:
         _ = memory[name].tensor
     assert isinstance(caught.value, LookupError)
@@ -38,7 +39,6 @@ def check_refused(memory, name, *words):
     assert all(word in message for word in (f"'{name}'", "mem.derive", *words)), message
 
 
-@pytest.fixture
-def refused_read():
-    """Checks that a page gives no value without its recipe, and says so: (memory, name, *words)."""
-    return check_refused
+@pytest.fixture(name="refused_read")
+def _refused_read():
+    return refused_read
