@@ -27,7 +27,7 @@ test: $(STAMP)  ## the tests, with coverage
 	$(RUN) -m pytest -n 2 --cov --cov-report=term
 
 gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.json has the result
-	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability tests/memory/test_collecting.py \
+	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability tests/memory/collecting \
 		tests/graph/scope/test_programs.py --timeout 1200
 
 soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples

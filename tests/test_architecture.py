@@ -21,6 +21,12 @@ SOURCES = sorted(
 PACKAGE = [p for p in SOURCES if p.is_relative_to(ROOT / "mmsb_torch")]
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 80
+STILL_TO_SPLIT = {  # by topic, as their neighbours are
+    "tests/graph/memo/test_memo.py",
+    "tests/graph/scope/test_incremental.py",
+    "tests/integration/test_wrong_answers.py",
+    "tests/reliability/test_fuzzing.py",
+}
 
 
 def relative(path):
@@ -34,7 +40,7 @@ def test_sources_were_found():
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_no_file_is_longer_than_a_reader_can_hold(path):
     lines = path.read_text().count("\n")
-    limit = LONGEST_FILE if path in PACKAGE else 3 * LONGEST_FILE
+    limit = 700 if relative(path) in STILL_TO_SPLIT else LONGEST_FILE
     assert lines <= limit, f"{relative(path)} has {lines} lines"
 
 

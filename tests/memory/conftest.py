@@ -230,6 +230,24 @@ def twin(ab):
         yield memory
 
 
+def doubled(a):
+    return a * 2
+
+
+@pytest.fixture
+def history(ab):
+    """1 and 2 make `a` and `b`; 3 "rows" step 10; 4; 5 "late" makes `c`; 6 step 20."""
+    ab.derive(doubled, "a", name="d")
+    with ab.commit("rows", step=10) as tx:
+        tx.update("a", 100.0, rows=[1])
+    ab.update("b", 7, indices=[2])
+    ab.page("c", torch.zeros(2))
+    with ab.commit("late", step=20) as tx:
+        tx.update("a", 0.0)
+        tx.update("c", 1.0)
+    return ab
+
+
 CONTEXTS = {
     "inference": torch.inference_mode,
     "no_grad": torch.no_grad,

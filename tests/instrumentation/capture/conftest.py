@@ -2,10 +2,11 @@
 
 import contextlib
 import math
+import random
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _python_dispatch as dispatch
 
 from mmsb_torch.device import same_bits
@@ -208,3 +209,33 @@ def noting(names, **options):
 @pytest.fixture
 def note():
     return noting
+
+
+def shuffled(module, seed):
+    """The same graph with other names, in another order that its edges allow."""
+    generator, graph, new = random.Random(seed), fx.Graph(), {}
+    waiting = list(module.graph.nodes)
+    while waiting:
+        ready = [
+            node
+            for node in waiting
+            if all(item in new for item in node.all_input_nodes)
+            and (node.op != "output" or len(waiting) == 1)
+            and (
+                node.op != "placeholder"
+                or node.name == f"in{sum(item.op == 'placeholder' for item in new)}"
+            )
+        ]
+        node = generator.choice(ready)
+        waiting.remove(node)
+        copied = graph.node_copy(node, new.__getitem__)
+        copied.name = graph._graph_namespace.create_name(f"n{generator.randrange(10**6)}", None)
+        new[node] = copied
+    made = fx.GraphModule(module, graph)
+    made.meta = module.meta
+    return made
+
+
+@pytest.fixture(name="shuffled", scope="session")
+def _shuffled():
+    return shuffled

@@ -57,10 +57,6 @@ def nested():
 ROW = torch.ones(1, 3)
 
 
-def rows(given, count=2, *, page="a"):
-    return update(page, torch.ones(count, 3), rows=given)
-
-
 # which page, which transaction
 
 

@@ -1,10 +1,7 @@
-"""Changed code makes exactly its dependants stale, and says what changed; equal code does not."""
+"""Changed definitions make exactly their dependants stale, and say what changed; equal ones do not."""
 
-import functools
-import importlib.util
 import logging
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -12,31 +9,12 @@ import torch
 
 import mmsb_torch as mmsb
 
-LOG = logging.getLogger("recipes of test_code_changes")  # a digest knows a logger by its name alone
+LOG = logging.getLogger("recipes of the graph's tests")  # a digest knows it by its name alone
 
 SCALE = 2.0
 TABLE = {"gain": [1.0, 2.0]}
 WEIGHT = torch.ones(4)
 ARRAY = np.ones(4, dtype=np.float32)
-
-
-@pytest.fixture
-def calls():
-    """What recipes report, in order, noted where no digest looks; `calls()` takes it."""
-    names = []
-
-    def note(record):
-        names.append(record.msg)
-        return False
-
-    def take():
-        found, names[:] = sorted(names), []
-        return found
-
-    LOG.setLevel(logging.INFO)
-    LOG.addFilter(note)
-    yield take
-    LOG.removeFilter(note)
 
 
 def normalise(x):
@@ -223,46 +201,9 @@ def patch():
         yield patching
 
 
-@pytest.fixture
-def mem(calls):
-    """`page` by a recipe under test is in the middle; `beside` has nothing to do with it."""
-    with mmsb.open() as memory:
-        memory.page("x", torch.arange(1.0, 5.0))
-        yield memory
-
-
-def beside(x):
-    LOG.info("beside")
-    return x - 1
-
-
-def below(page):
-    LOG.info("below")
-    return page + 1
-
-
-def surround(mem, recipe):
-    mem.derive(recipe, "x", name="page")
-    mem.derive(below)
-    mem.derive(beside)
-    mem.propagate()
-
-
-def check(mem, recipe, calls, reported):
-    """Everything is right, and only `reported` ran."""
-    wanted = recipe(mem["x"].clone())
-    calls()
-    assert torch.equal(mem["below"].tensor, wanted + 1)
-    assert torch.equal(mem["page"].tensor, wanted)
-    assert torch.equal(mem["beside"].tensor, mem["x"].tensor - 1)
-    assert calls() == reported
-    assert mem.propagate() == []
-    assert calls() == []
-
-
 @pytest.mark.parametrize(("recipe", "change", "named"), CHANGES.values(), ids=CHANGES.keys())
 def test_a_change_makes_its_dependants_stale_and_names_itself(
-    mem, calls, patch, recipe, change, named
+    mem, calls, patch, recipe, change, named, surround, check
 ):
     surround(mem, recipe)
     check(mem, recipe, calls, [])
@@ -281,7 +222,7 @@ def test_a_change_makes_its_dependants_stale_and_names_itself(
     assert torch.equal(mem["page"].tensor, before)
 
 
-def test_there_and_back_unseen_computes_nothing(mem, calls, patch):
+def test_there_and_back_unseen_computes_nothing(mem, calls, patch, surround, check):
     surround(mem, of_helper)
     calls()
     patch.setattr(sys.modules[__name__], "_norm", torch.neg)
@@ -289,7 +230,7 @@ def test_there_and_back_unseen_computes_nothing(mem, calls, patch):
     check(mem, of_helper, calls, [])
 
 
-def test_equal_definitions_made_again_keep_every_value(mem, calls, patch):
+def test_equal_definitions_made_again_keep_every_value(mem, calls, patch, surround, check):
     here = sys.modules[__name__]
     surround(mem, of_helper)
     mem.derive(of_container, "x", name="container")
@@ -309,7 +250,7 @@ def test_equal_definitions_made_again_keep_every_value(mem, calls, patch):
     check(mem, of_helper, calls, [])
 
 
-def test_closures_count_by_value(mem, calls):
+def test_closures_count_by_value(mem, calls, surround, check):
     recipe, rebind, weights = make_closure()
     surround(mem, recipe)
     check(mem, recipe, calls, [])
@@ -323,7 +264,7 @@ def test_closures_count_by_value(mem, calls):
     check(mem, recipe, calls, ["below", "page"])
 
 
-def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, patch):
+def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, patch, beside):
     def recipe(offset):
         def inner(x):
             LOG.info("one of them")
@@ -345,7 +286,7 @@ def test_one_helper_of_many_pages_makes_them_all_stale_and_no_other(mem, calls, 
     assert calls() == []
 
 
-def test_code_that_was_changed_while_it_ran_does_not_count(mem, patch):
+def test_code_that_was_changed_while_it_ran_does_not_count(mem, patch, below):
     """What a recipe computed from half-changed code is not kept."""
     here, values = sys.modules[__name__], [100.0]
 
@@ -366,7 +307,7 @@ def test_code_that_was_changed_while_it_ran_does_not_count(mem, patch):
         LOG.removeFilter(change)
 
 
-def test_code_that_breaks_and_is_mended(mem, calls, patch):
+def test_code_that_breaks_and_is_mended(mem, calls, patch, surround):
     surround(mem, of_helper)
     calls()
     before = mem["below"].clone()
@@ -378,145 +319,3 @@ def test_code_that_breaks_and_is_mended(mem, calls, patch):
     patch.undo()
     assert torch.equal(mem["below"].tensor, before)
     assert calls() == ["page"] * 3
-
-
-# modules of the user's
-
-
-SOURCE = """
-    import logging
-
-    LOG = logging.getLogger("recipes of test_code_changes")
-    RATE = 2.0
-    TABLE = [1.0, 2.0]
-
-    def helper(x):
-        return x * RATE
-
-    def recipe(x):
-        LOG.info("page")
-        return helper(x) + TABLE[0]
-
-    class Layer:
-        def __call__(self, x):
-            LOG.info("page")
-            return helper(x)
-"""
-
-
-def load(path, name, source=SOURCE):
-    path.write_text(textwrap.dedent(source))
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def module(tmp_path, request):
-    name = f"users_module_{abs(hash(request.node.nodeid))}"
-    yield load(tmp_path / "users.py", name)
-    sys.modules.pop(name, None)
-
-
-MODULE_CHANGES = {
-    "constant": (lambda m: ("RATE", 7.0), "RATE"),
-    "container": (lambda m: ("TABLE", [5.0]), "TABLE"),
-    "helper": (lambda m: ("helper", torch.neg), "helper"),
-}
-
-
-@pytest.mark.parametrize("change", MODULE_CHANGES.values(), ids=MODULE_CHANGES.keys())
-def test_an_attribute_of_a_users_module(mem, calls, module, monkeypatch, change):
-    made, named = change
-    surround(mem, module.recipe)
-    check(mem, module.recipe, calls, [])
-    monkeypatch.setattr(module, *made(module))
-    assert named in str(mem.why("page"))
-    check(mem, module.recipe, calls, ["below", "page"])
-
-
-def test_a_users_module_through_its_name(mem, calls, module, monkeypatch):
-    def recipe(x):
-        LOG.info("page")
-        return module.helper(x) + 1
-
-    surround(mem, recipe)
-    check(mem, recipe, calls, [])
-    monkeypatch.setattr(module, "TABLE", [100.0])  # not named by it
-    check(mem, recipe, calls, [])
-    monkeypatch.setattr(module, "RATE", 100.0)
-    assert "RATE" in str(mem.why("below"))
-    check(mem, recipe, calls, ["below", "page"])
-
-
-def test_a_users_module_imported_inside(mem, calls, tmp_path, monkeypatch):
-    name = "users_module_imported_inside"
-    monkeypatch.setitem(sys.modules, name, load(tmp_path / "a.py", name))
-
-    def recipe(x):
-        import users_module_imported_inside as users
-
-        LOG.info("page")
-        return users.helper(x)
-
-    surround(mem, recipe)
-    check(mem, recipe, calls, [])
-    monkeypatch.setattr(sys.modules[name], "RATE", 9.0)
-    check(mem, recipe, calls, ["below", "page"])
-    other = load(tmp_path / "b.py", name, SOURCE.replace("x * RATE", "x - RATE"))
-    assert sys.modules[name] is other
-    check(mem, recipe, calls, ["below", "page"])
-
-
-def test_a_module_loaded_again_with_equal_source_keeps_values(mem, calls, tmp_path, monkeypatch):
-    name = "users_module_loaded_again"
-    monkeypatch.setitem(sys.modules, name, load(tmp_path / "a.py", name))
-    surround(mem, functools.partial(sys.modules[name].recipe))
-    calls()
-    spaced = SOURCE.replace("\n    def", "\n\n    # a comment\n    def")
-    again = load(tmp_path / "b.py", name, spaced)
-    mem.derive(functools.partial(again.recipe), "x", name="page")
-    check(mem, again.recipe, calls, [])
-    again.RATE = 3.0
-    check(mem, again.recipe, calls, ["below", "page"])
-
-
-def test_a_cell_run_again(mem, calls):
-    """A notebook: the same source again keeps its page, other source replaces it and only it."""
-    names = {"mem": mem, "torch": torch, "LOG": LOG}
-
-    def run(cell):
-        exec(compile(textwrap.dedent(cell), "<cell>", "exec"), names)
-
-    tools = """
-        def tidy(x):
-            return x.clamp(max=3)
-    """
-    pages = """
-        @mem.derive
-        def page(x):
-            LOG.info("page")
-            return tidy(x) + 1
-
-        @mem.derive
-        def below(page):
-            LOG.info("below")
-            return page * 2
-    """
-    for cell in (tools, pages):
-        run(cell)
-    assert mem["below"].tensor.tolist() == [4, 6, 8, 8]
-    assert calls() == ["below", "page"]
-    for cell in (tools, pages, pages, tools):
-        run(cell)
-        assert mem["below"].tensor.tolist() == [4, 6, 8, 8]
-    assert calls() == []
-    run(tools.replace("3", "2"))
-    assert "tidy" in str(mem.why("below"))
-    assert mem["below"].tensor.tolist() == [4, 6, 6, 6]
-    assert calls() == ["below", "page"]
-    run(pages.replace("* 2", "* 3"))
-    assert mem["below"].tensor.tolist() == [6, 9, 9, 9]
-    assert calls() == ["below"]
