@@ -6,6 +6,7 @@ Timings on shared machines are noisy: the ratios within one run are what to look
 import argparse
 import platform
 
+import bench_append
 import bench_codecs
 import bench_graph
 import bench_history
@@ -22,6 +23,7 @@ from rich.console import Console
 
 TABLES = {
     "update": bench_update.table,
+    "append": bench_append.table,
     "merge": bench_merge.table,
     "bits": bench_merge.bits,
     "graph": bench_graph.table,

@@ -24,6 +24,7 @@ class PageInfo(NamedTuple):
 
     def resized(self, shape: tuple[int, ...]) -> PageInfo:
         """The same page with another number of rows."""
-        assert self.spec is not None
-        made = self.spec.shape[0] if self.rows_made is None else self.rows_made
-        return self._replace(spec=self.spec._replace(shape=shape), rows_made=made)
+        number, name, spec, derived, metadata, created_ns, made = self
+        assert spec is not None
+        spec, made = Spec(spec.dtype, shape, spec.device), spec.shape[0] if made is None else made
+        return PageInfo(number, name, spec, derived, metadata, created_ns, made)

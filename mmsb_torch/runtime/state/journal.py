@@ -35,7 +35,8 @@ class Journal:
     def add(self, epoch: int, region: Region) -> None:
         """Note that the delta leading to `epoch` changed `region`."""
         entries = self._entries
-        if entries and not _alike(entries[-1][1].shape, region.shape):  # of a derived page
+        before = entries[-1][1].shape if entries else region.shape
+        if before != region.shape and not _alike(before, region.shape):  # of a derived page
             entries.clear()
             self._floor = epoch - 1
             region = Region.all(region.shape)
@@ -73,4 +74,4 @@ def _joined(regions: Sequence[Region], shape: tuple[int, ...]) -> Region:
 
 def _alike(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether the shapes differ in their number of rows at most."""
-    return a == b or (len(a) == len(b) and a[1:] == b[1:])
+    return len(a) == len(b) and a[1:] == b[1:]

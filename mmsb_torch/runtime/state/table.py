@@ -130,8 +130,8 @@ class Entry:
         if delta.region.form is Form.ALL:
             self.put(delta.values.detach(), shared=shared)
         elif target is not None:
-            if is_append(delta):
-                fill_behind(target, delta.rows_before or 0, delta.values)
+            if delta.rows_before is not None and is_append(delta):
+                fill_behind(target, delta.rows_before, delta.values)
             else:
                 apply(target, delta)
             self.put(target, shared=False)

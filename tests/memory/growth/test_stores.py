@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.runtime.store import durable
+from mmsb_torch.runtime.store import durable, payload
 from mmsb_torch.testing import abandon
 from mmsb_torch.types import Delta, Region
 
@@ -122,6 +122,15 @@ def test_a_version_says_that_a_page_grew(path):
             ops = json.loads(header["__metadata__"]["mmsb.ops"])
             versions[ops["tx"]] = ops["version"], "rows_before" in ops["deltas"][0]
     assert versions == {1: (1, False), 2: (1, False), 3: (2, True), 4: (2, True), 5: (2, True)}
+
+
+@pytest.mark.parametrize(
+    ("version", "error"), [(3, mmsb.UnsupportedError), (0, mmsb.CorruptStoreError)]
+)
+def test_a_version_that_nobody_knows_is_refused(version, error):
+    text = json.dumps({"version": version, "tx": 1, "created": [], "deltas": []})
+    with pytest.raises(error, match="version"):
+        payload.outline_of_text(text, "here")
 
 
 @pytest.mark.parametrize("mapped", [False, True])
