@@ -91,7 +91,8 @@ if TYPE_CHECKING:
     )
     from mmsb_torch.runtime.store.retention import Retention
 
-__all__ = [  # noqa: RUF022 - in plain order
+__all__ = [
+    "IR",
     "CaptureBackend",
     "CaptureError",
     "Captured",
@@ -112,18 +113,17 @@ __all__ = [  # noqa: RUF022 - in plain order
     "Form",
     "Graph",
     "HistoryError",
-    "IR",
     "InstrumentationConfig",
     "InternalError",
     "InvalidDeltaError",
     "InvalidMemoError",
     "InvalidPageError",
     "InvalidRecipeError",
-    "NotRowwiseError",
     "MMSBError",
     "MMSBInterpreter",
     "Memory",
     "Moment",
+    "NotRowwiseError",
     "Page",
     "PageDiff",
     "PageExistsError",

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
-from mmsb_torch.errors import CycleDetectedError, MMSBError, RecipeError, RecipeNotLoadedError
+from mmsb_torch.errors import (
+    CycleDetectedError,
+    MMSBError,
+    PageMutatedError,
+    RecipeError,
+    RecipeNotLoadedError,
+)
 from mmsb_torch.graph.node import Node
 from mmsb_torch.runtime.state import Entry
 
@@ -52,6 +59,13 @@ def recipe_failure(node: Node, error: Exception, tx: int) -> MMSBError:
         "page is as it was.",
         page_id=node.id,
     )
+
+
+def is_of_input(error: Exception, inputs: Sequence[Entry]) -> TypeGuard[PageMutatedError]:
+    """Whether an error says that one of these pages was written through an alias."""
+    if not isinstance(error, PageMutatedError):
+        return False
+    return error.page_id in {entry.info.id for entry in inputs}
 
 
 def wrote_into_input(node: Node, entry: Entry) -> RecipeError:

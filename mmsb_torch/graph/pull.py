@@ -20,6 +20,7 @@ from mmsb_torch.graph.failures import (
     Restart,
     TooDeep,
     Written,
+    is_of_input,
     not_loaded,
     recipe_failure,
     said,
@@ -294,6 +295,8 @@ class Pull(Look):
 
     def _failed(self, node: Node, error: Exception) -> MMSBError:
         """Note a failure: the page stays stale, and the next read tries again."""
+        if node.recipe is not None and is_of_input(error, node.recipe.inputs):
+            return error  # nothing ran: somebody wrote to what it reads, which is told once
         raised = recipe_failure(node, error, self.tx)
         self.engine.counts.failed += 1
         node.error = raised

@@ -232,6 +232,8 @@ BUILTINS = {
     "PageMutatedError": RuntimeError,
     "PageNotFoundError": KeyError,
     "ReadOnlyError": PermissionError,
+    "NotRowwiseError": RuntimeError,
+    "PlanError": RuntimeError,
     "RecipeError": RuntimeError,
     "RecipeNotLoadedError": LookupError,
     "RecordingError": RuntimeError,

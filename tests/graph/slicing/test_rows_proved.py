@@ -20,7 +20,7 @@ N = 120
 def mem(monkeypatch):
     """A memory that proves at once, and makes rows wherever that is right."""
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda self, rows, of: True)
-    monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1.0)
+    monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
     with mmsb.open() as memory:
         memory._engine.plans.seconds = 0.0
         yield memory
