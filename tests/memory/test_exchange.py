@@ -29,7 +29,7 @@ def test_a_page_of_any_dtype_and_shape_goes_over(value, write):
         assert same_bits(found.value, value)
         assert found.info._replace(metadata=dict(found.info.metadata)) == (
             7, "p", (value.dtype, tuple(value.shape), torch.device("cpu")), False, {"unit": "µ"},
-            found.info.created_ns,
+            found.info.created_ns, None,
         )  # fmt: skip
         again = mem.page("again", found.value, metadata=found.info.metadata)
         assert same_bits(again.tensor, page.tensor)
