@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmsb_torch.errors import CorruptLogError
 from mmsb_torch.runtime.state.table import Entry
-from mmsb_torch.types import Delta, Form, Transaction
+from mmsb_torch.types import Delta, Form, Transaction, apply
 
 if TYPE_CHECKING:
     from mmsb_torch.runtime.state.router import Router
@@ -41,6 +41,30 @@ def replay(
             else:
                 router.apply(entry, delta, entry.target(delta.region.form), record.tx)
         router.log.append(record, kept)
+        router.tx = record.tx
+
+
+def finish(router: Router, record: Transaction) -> None:
+    """Apply a transaction that the log has to pages that may have some of it already.
+
+    Values are absolute: what was applied is applied again. The commit lock is held.
+    """
+    with router.table.lock:
+        router.log.index_again(record)
+        for info in record.created:
+            router.table.add_again(info)
+        for delta in record.deltas:
+            entry, region = router.table.find(delta.page_id), delta.region
+            target = entry.target(region.form)
+            if region.form is Form.ALL:
+                entry.put(delta.values.detach(), shared=True)
+            elif target is not None:
+                apply(target, delta)
+                entry.put(target, shared=False)
+            entry.tx = record.tx
+            if delta.base_epoch >= 0:
+                entry.epoch = entry.content = delta.base_epoch + 1
+                entry.journal.add(entry.epoch, region)
         router.tx = record.tx
 
 
