@@ -1,5 +1,6 @@
 """Ctrl-C at any line between the log and the last page: no change, or a whole one, in memory too."""
 
+import contextlib
 import itertools
 import linecache
 import random
@@ -177,11 +178,8 @@ def test_an_interrupt_at_any_line_of_a_change(path, gate, work, holding, stored)
     for number in itertools.count(1, step):
         memory = made(where)
         held = [memory[name].tensor for name in memory] if holding else []
-        with Interrupt(number, *folders) as interrupt:
-            try:
-                work(memory)
-            except KeyboardInterrupt:
-                pass
+        with contextlib.suppress(KeyboardInterrupt), Interrupt(number, *folders) as interrupt:
+            work(memory)
         whole.append(look(memory, before, after))
         del held
         go_on(memory, where)
@@ -198,17 +196,16 @@ def test_an_interrupt_at_any_line_of_a_change(path, gate, work, holding, stored)
 @pytest.mark.parametrize("work", [together, alone, new])
 def test_a_second_interrupt_at_any_line_of_finishing(path, monkeypatch, work, stored):
     """The first comes while pages are changed; whoever touches the memory next finishes it."""
-    where, finish, second = path if stored else None, router.finish, None
+    where, finish = path if stored else None, router.finish
     before, after = expected(work, where)
     assert before[2] < after[2]
 
     def interrupted(*args):
-        with Interrupt(second, "runtime") as interrupt:
-            lefts.append(interrupt)
+        with second:
             finish(*args)
 
-    for second in itertools.count(1):
-        memory, lefts = made(where), []
+    for number in itertools.count(1):
+        memory, second = made(where), Interrupt(number, "runtime")
         log = memory._router.log
         monkeypatch.setattr(router, "finish", interrupted)
         index = log._index
@@ -225,6 +222,6 @@ def test_a_second_interrupt_at_any_line_of_finishing(path, monkeypatch, work, st
         go_on(memory, where)
         if where is not None:
             shutil.rmtree(where)
-        if lefts[0].left > 0:
+        if second.left > 0:
             break
-    assert second > 10
+    assert number > 10

@@ -61,6 +61,7 @@ def _write_for_ever(path, pipe, mode):
         compaction=mode == "compacted",
     )
     page = memory.page("a", torch.zeros(50, 2000))
+    os.write(pipe, struct.pack("<Q", memory.tx))
     waiting = []
     while True:
         tx = memory.tx + 1
