@@ -7,6 +7,7 @@ import argparse
 import platform
 
 import bench_codecs
+import bench_follow
 import bench_graph
 import bench_history
 import bench_import
@@ -31,6 +32,7 @@ TABLES = {
     "synced": bench_log.synced,
     "dense": bench_log.dense,
     "opening": bench_log.opening,
+    "follow": bench_follow.table,
     "codecs": bench_codecs.table,
     "forms": bench_codecs.forms,
     "import": bench_import.table,
