@@ -61,6 +61,7 @@ from mmsb_torch.memory import (
     mmsb_start,
     mmsb_stop,
     open,  # noqa: A004 - used as mmsb.open
+    repair,
 )
 from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transaction
 
@@ -155,6 +156,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "mmsb_start",
     "mmsb_stop",
     "open",
+    "repair",
     "register_recomputation",
     "serialize_delta",
     "serialize_event",
