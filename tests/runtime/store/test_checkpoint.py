@@ -217,7 +217,7 @@ def test_a_damaged_newest_is_never_replaced_silently(root, put, kit):
 def test_an_empty_or_foreign_folder_with_a_checkpoints_name_is_damage(root, put):
     put(root, 1)
     folder(root, 5).mkdir()
-    with pytest.raises(CorruptStoreError, match=r"is missing.*tx=1"):
+    with pytest.raises(CorruptStoreError, match=r"is missing.*verifies is 1"):
         load_checkpoint(root)
     folder(root, 5).rmdir()
     folder(root, 5).touch()
