@@ -221,7 +221,7 @@ def test_an_empty_or_foreign_folder_with_a_checkpoints_name_is_damage(root, put)
         load_checkpoint(root)
     folder(root, 5).rmdir()
     folder(root, 5).touch()
-    with pytest.raises(CorruptStoreError, match=r"no folder.*tx=1"):
+    with pytest.raises(CorruptStoreError, match=r"no folder.*verifies is 1"):
         load_checkpoint(root)
     with pytest.raises(StoreError, match="no folder"):
         put(root, 5)
