@@ -1,5 +1,6 @@
 """History (B6) and small commits (B8) beside what people use for them."""
 
+import importlib.util
 import shutil
 import sqlite3
 import statistics
@@ -104,18 +105,20 @@ def _size(folder):
 
 
 def peers() -> Table:
-    """Small commits a second beside SQLite, which has them in a table of blobs."""
+    """Small commits a second beside SQLite and LMDB, which have the rows as blobs under a key."""
     shown = Table(title="one row of 64 floats a commit, a second; and 100 in a transaction")
     for name in ("who", "one by one", "100 in a transaction"):
         shown.add_column(name, justify="left" if name == "who" else "right")
     for who, job in (
         ("ours, process", lambda f: _mmsb(f, "process", 2000)),
         ("SQLite, WAL, synchronous=OFF", lambda f: _sqlite(f, "OFF", 2000)),
+        ("LMDB, sync=False", lambda f: _lmdb(f, 2000, sync=False)),
         ("ours, full", lambda f: _mmsb(f, "full", 300)),
         ("SQLite, WAL, synchronous=FULL", lambda f: _sqlite(f, "FULL", 300)),
+        ("LMDB, sync=True", lambda f: _lmdb(f, 300, sync=True)),
     ):
-        single, batched = _in_a_folder(job)
-        shown.add_row(who, f"{single:,.0f}", f"{batched:,.0f}")
+        found = _in_a_folder(job)
+        shown.add_row(who, *[f"{rate:,.0f}" for rate in found] if found else ["not installed"])
     return shown
 
 
@@ -154,3 +157,27 @@ def _sqlite(folder, synchronous, count):
         db.execute("COMMIT")
     db.close()
     return single, count / (time.perf_counter() - began)
+
+
+def _lmdb(folder, count, *, sync):
+    """None if it is not installed."""
+    if importlib.util.find_spec("lmdb") is None:
+        return None
+    import lmdb  # noqa: PLC0415 - optional
+
+    with lmdb.open(str(folder), map_size=1 << 28, sync=sync, metasync=sync) as db:
+        data = torch.randn(64).numpy().tobytes()
+        with db.begin(write=True) as txn:
+            for n in range(10_000):
+                txn.put(n.to_bytes(8, "big"), data)
+        began = time.perf_counter()
+        for number in range(count):
+            with db.begin(write=True) as txn:
+                txn.put(number.to_bytes(8, "big"), torch.randn(64).numpy().tobytes())
+        single = count / (time.perf_counter() - began)
+        began = time.perf_counter()
+        for number in range(0, count, 100):
+            with db.begin(write=True) as txn:
+                for n in range(number, number + 100):
+                    txn.put(n.to_bytes(8, "big"), torch.randn(64).numpy().tobytes())
+        return single, count / (time.perf_counter() - began)

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from rich.table import Table
 from safetensors.torch import load, load_file, save_file
+from savers import SAVERS, Tensorstore
 from timing import medians
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemWriter
 
 import mmsb_torch as mmsb
 
@@ -56,19 +55,16 @@ def _states(folder: Path) -> Table:
     }
     for case, make in cases.items():
         state, change, changed = make()
-        savers = {
-            "ours, full": "full",
-            "ours, process": "process",
-            "torch.save": None,
-            "safetensors": None,
-            "torch.distributed.checkpoint": None,
-        }
-        for who, durability in savers.items():
-            nbytes, seconds = _run(folder, who, durability, state, change)
-            shown.add_row(
-                case if who == "ours, full" else "", f"{changed / 1e6:.2f}", who, f"{nbytes / 1e6:.2f}", f"{seconds * 1e3:.0f}",
-                f"x{nbytes / changed:.3f}",
-            )  # fmt: skip
+        jobs = {f"ours, {d}": functools.partial(_ours, folder, d) for d in ("full", "process")}
+        jobs |= {saver.name: functools.partial(_saver, folder, saver) for saver in SAVERS}
+        for who, job in jobs.items():
+            found = job(state, change)
+            cells = ["not installed", "", ""]
+            if found is not None:
+                nbytes, seconds = found
+                cells = [f"{nbytes / 1e6:.2f}", f"{seconds * 1e3:.0f}", f"x{nbytes / changed:.3f}"]
+            first = case if who == "ours, full" else ""
+            shown.add_row(first, f"{changed / 1e6:.2f}", who, *cells)
     return shown
 
 
@@ -106,9 +102,7 @@ def _dense():
     return state, change, 25_000_000 * 4
 
 
-def _run(folder, who, durability, state, change):
-    if durability is None:
-        return _saver(folder, who, state, change)
+def _ours(folder, durability, state, change):
     path = folder / "run.mmsb"
     shutil.rmtree(path, ignore_errors=True)
     mem = mmsb.open(path, durability=durability)
@@ -239,25 +233,26 @@ def _opened(way) -> tuple[float, float]:
     return opened - began, read - opened
 
 
-def _saver(folder, who, state, change):
-    times, path = [], folder / "state"
+def _saver(folder, kind, state, change):
+    """Bytes written and seconds a save; None if the saver is not installed."""
+    if not kind.installed():
+        return None
+    path, times, sizes = folder / "saver", [], []
+    saver = kind(path)
+    saver.begin(state)
     for _ in range(ROUNDS):
-        change()
+        updates, before = (
+            change(),
+            _size(path) if kind is Tensorstore else 0,
+        )  # it adds to its files
         began = time.perf_counter()
-        if who == "torch.distributed.checkpoint":
-            writer = FileSystemWriter(folder / "dcp", sync_files=True)  # it syncs by itself
-            dcp.save(state, storage_writer=writer, no_dist=True)
-        elif who == "torch.save":
-            torch.save(state, path)
-        else:
-            save_file(state, path)
-        if path.exists() and who != "torch.distributed.checkpoint":
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        saver.save_updates(state, updates)
         times.append(time.perf_counter() - began)
-    written = folder / "dcp" if who == "torch.distributed.checkpoint" else path
-    nbytes = _size(written) if written.is_dir() else written.stat().st_size
-    return nbytes, statistics.median(times)
+        sizes.append(_size(path) - before)
+        saver.tidy()
+    del saver
+    shutil.rmtree(path)
+    return statistics.median(sizes), statistics.median(times)
 
 
 def _small(folder: Path) -> Table:

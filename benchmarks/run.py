@@ -8,6 +8,7 @@ import platform
 
 import bench_append
 import bench_codecs
+import bench_follow
 import bench_graph
 import bench_history
 import bench_import
@@ -39,6 +40,7 @@ TABLES = {
     "synced": bench_log.synced,
     "dense": bench_log.dense,
     "opening": bench_log.opening,
+    "follow": bench_follow.table,
     "codecs": bench_codecs.table,
     "forms": bench_codecs.forms,
     "import": bench_import.table,

@@ -65,6 +65,7 @@ from mmsb_torch.memory import (
     mmsb_start,
     mmsb_stop,
     open,  # noqa: A004 - used as mmsb.open
+    repair,
 )
 from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transaction
 
@@ -91,8 +92,7 @@ if TYPE_CHECKING:
     )
     from mmsb_torch.runtime.store.retention import Retention
 
-__all__ = [
-    "IR",
+__all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
     "CaptureError",
     "Captured",
@@ -113,6 +113,7 @@ __all__ = [
     "Form",
     "Graph",
     "HistoryError",
+    "IR",
     "InstrumentationConfig",
     "InternalError",
     "InvalidDeltaError",
@@ -164,6 +165,7 @@ __all__ = [
     "mmsb_stop",
     "open",
     "register_recomputation",
+    "repair",
     "serialize_delta",
     "serialize_event",
     "serialize_page",

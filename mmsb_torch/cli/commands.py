@@ -34,8 +34,8 @@ _MOMENT = "MOMENT is a transaction's number, a label, label:NAME, or step:N."
 def mmsb() -> None:
     """Look into a store of mmsb_torch: what is in it, what it was, and whether it is whole.
 
-    Nothing here but `compact` changes a store or takes its lock: a writer may be at it, and the
-    disk may be read-only.
+    Nothing here but `compact` and `repair` changes a store or takes its lock: a writer may be at it,
+    and the disk may be read-only.
     """
 
 
@@ -130,6 +130,19 @@ def verify(path: Path, *, as_json: bool) -> None:
 
 @mmsb.command()
 @_store
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def repair(path: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Set aside what is damaged, so that a store goes on from the newest state that is whole.
+
+    Nothing is thrown away: it is moved into the folder `damaged` of the store.
+    """
+    with reading("reading") as files, Store.open(path, writable=not dry_run, files=files) as store:
+        found = store.repair(dry_run=dry_run)
+    emit(inspection.repaired(path, found, done=not dry_run), tables.repaired, as_json=as_json)
+
+
+@mmsb.command()
+@_store
 @click.option("--keep-last", type=click.IntRange(min=1), metavar="N",
               help="Keep the newest N checkpoints, and all history since.")  # fmt: skip
 @click.option("--every", type=click.IntRange(min=1), metavar="K",
@@ -168,7 +181,7 @@ def compact(
 @click.option(
     "-n", "count", type=click.IntRange(min=1), metavar="N", help="End after N transactions."
 )
-@click.option("--interval", type=click.FloatRange(min=0.001), default=0.2, show_default=True,
+@click.option("--interval", type=click.FloatRange(min=0.001), default=0.05, show_default=True,
               metavar="SECONDS", help="How often to look.")  # fmt: skip
 def tail(
     path: Path,

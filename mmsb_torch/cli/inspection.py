@@ -24,6 +24,7 @@ from mmsb_torch.runtime.store import (
     CheckpointRef,
     Damage,
     Files,
+    Repair,
     Scan,
     Store,
     Tail,
@@ -195,6 +196,19 @@ def _changed(name: str, page: PageDiff) -> dict[str, Any]:
         "elements": page.region.count,
         "of": math.prod(page.region.shape),
         "bytes": page.region.count * value.dtype.itemsize,
+    }
+
+
+def repaired(path: Path, plan: Repair, *, done: bool) -> dict[str, Any]:
+    """A repair as plain data; `cut` is the file and the byte from which on it is set aside."""
+    cut = plan.cut
+    return {
+        "path": str(path),
+        "done": done,
+        "tx": plan.tx,
+        "checkpoints": [ref.tx for ref in plan.checkpoints],
+        "cut": None if cut is None else {"file": str(cut.path), "start": cut.start, "why": cut.why},
+        "logs": [str(log) for log in plan.logs],
     }
 
 

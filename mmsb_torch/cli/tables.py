@@ -210,6 +210,24 @@ def _span(transactions: list[int] | None) -> str | None:
     return str(first) if first == last else f"{first} to {last}"
 
 
+def repaired(data: dict[str, Any]) -> RenderableType:
+    """What `mmsb repair` shows."""
+    will, cut = "" if data["done"] else "would be ", data["cut"]
+    if not (data["checkpoints"] or cut):
+        return Text(
+            f"{plain(data['path'])}: nothing to repair, the last transaction is {data['tx']}"
+        )
+    where = "none" if cut is None else f"{cut['file']} from byte {cut['start']} on: {cut['why']}"
+    return _facts(
+        [
+            (f"checkpoints {will}set aside", ", ".join(map(str, data["checkpoints"])) or "none"),
+            (f"log {will}cut", where),
+            (f"log files {will}set aside", ", ".join(data["logs"]) or "none"),
+            ("last transaction", data["tx"]),
+        ]
+    )
+
+
 def compacted(data: dict[str, Any]) -> RenderableType:
     """What `mmsb compact` shows."""
     will = "" if data["done"] else "would be "

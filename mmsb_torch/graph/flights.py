@@ -17,8 +17,8 @@ class Flights:
         self._waiting: dict[int, Flight] = {}
         """Thread -> the flight it waits for."""
 
-    def take_off(self, node: Node) -> None:
-        """Become the one thread that computes `node`.
+    def take_off(self, node: Node, mine: Flight) -> None:
+        """Become the one thread that computes `node`; the caller holds `mine.air` until it is done.
 
         If another is: wait until it has landed, then raise Restart. If that one waits for us, give
         way at once.
@@ -27,30 +27,23 @@ class Flights:
             CycleDetectedError: this thread is computing the page already.
         """
         me = threading.get_ident()
-        with self._lock:
-            flight = node.flight
-            if flight is None:
-                node.flight = Flight()
-                return
-            if flight.thread == me:
-                raise CycleDetectedError(
-                    f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
-                )
-            ahead: Flight | None = flight
-            while ahead is not None:
-                if ahead.thread == me:
-                    raise Restart
-                ahead = self._waiting.get(ahead.thread)
-            self._waiting[me] = flight
         try:
+            with self._lock:
+                flight = node.flight
+                if flight is None or not flight.air.locked():
+                    node.flight = mine
+                    return
+                if flight.thread == me:
+                    raise CycleDetectedError(
+                        f"the recipe of page {node.name!r} reads the page itself", page_id=node.id
+                    )
+                ahead: Flight | None = flight
+                while ahead is not None:
+                    if ahead.thread == me:
+                        raise Restart
+                    ahead = self._waiting.get(ahead.thread)
+                self._waiting[me] = flight
             flight.wait()
         finally:
-            with self._lock:
-                del self._waiting[me]
+            self._waiting.pop(me, None)
         raise Restart
-
-    def land(self, node: Node) -> None:
-        """Let everybody go on who waits for `node`."""
-        flight, node.flight = node.flight, None
-        if flight is not None:
-            flight.land()

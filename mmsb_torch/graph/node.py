@@ -69,24 +69,20 @@ class Cone(NamedTuple):
 
 
 class Flight:
-    """One computation under way: others wait for it instead of computing the same."""
+    """One computation: under way while `air` is held. Others wait for it instead of computing the same."""
 
-    __slots__ = ("_landed", "reads", "thread")
+    __slots__ = ("air", "reads", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.reads: set[Entry] = set()
         """The pages that the recipe read so far, beside those of its declaration."""
-        self._landed = threading.Lock()  # a tenth of an Event's cost
-        self._landed.acquire()
-
-    def land(self) -> None:
-        """Let everybody go on who waits."""
-        self._landed.release()
+        self.air = threading.Lock()
+        """A tenth of an Event's cost, and given back whatever interrupts."""
 
     def wait(self) -> None:
         """Wait until it has landed."""
-        with self._landed:
+        with self.air:
             return
 
 

@@ -27,7 +27,7 @@ from mmsb_torch.graph.failures import (
     wrote_into_input,
 )
 from mmsb_torch.graph.look import NEVER, Look
-from mmsb_torch.graph.node import Node, Outcome
+from mmsb_torch.graph.node import Flight, Node, Outcome
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.run import Run
 from mmsb_torch.graph.running import Frame
@@ -96,15 +96,18 @@ class Pull(Look):
             self.epochs[node.id] = epoch
             self._cut_off(node)
             return
-        self.engine.flights.take_off(node)
-        try:
-            if node.as_of > self.tx:
-                raise Overtaken
-            if node.inputs != inputs:  # declared anew
-                raise Restart
-            self._compute(node, now, reason)
-        finally:
-            self.engine.flights.land(node)
+        flight = Flight()
+        with flight.air:
+            try:
+                self.engine.flights.take_off(node, flight)
+                if node.as_of > self.tx:
+                    raise Overtaken
+                if node.inputs != inputs:  # declared anew
+                    raise Restart
+                self._compute(node, now, reason)
+            finally:
+                if node.flight is flight:
+                    node.flight = None
         self._stirred.add(node.id)
 
     def _cut_off(self, node: Node) -> None:

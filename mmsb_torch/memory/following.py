@@ -49,7 +49,8 @@ def _run(reference: weakref.ref[Memory], follower: Follower, stop: threading.Eve
         try:
             for found in follower.poll():
                 _apply(memory, found)
-        except MMSBError as error:
+        except Exception as raised:  # noqa: BLE001 - whatever ends this is told at every call
+            error = raised if isinstance(raised, MMSBError) else StoreError(repr(raised))
             memory._router.fail(error)  # noqa: SLF001
             memory._router.events.emit(EventType.ERROR, {"error": error.message})  # noqa: SLF001
             return

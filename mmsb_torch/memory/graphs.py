@@ -41,8 +41,8 @@ def ir(
         CaptureError, UnsupportedError: the function cannot be captured.
         InvalidPageError: the page holds no graph, or the graph does not fit into it.
     """
-    if memory._router.closed:  # noqa: SLF001 - one facade
-        memory._router.check_open()  # noqa: SLF001
+    if memory._router.alert:  # noqa: SLF001 - one facade
+        memory._router.attend()  # noqa: SLF001
     existing = memory._router.table.get(name) if isinstance(name, str) else None  # noqa: SLF001 - one facade
     if existing is not None and not ir_recipe.is_ir(existing):
         raise InvalidPageError(
@@ -81,8 +81,8 @@ def read(page: Page) -> IR:
     """What `Page.ir` does."""
     from mmsb_torch.instrumentation.capture.ir import IR  # noqa: PLC0415 - as above
 
-    if page.memory._router.closed:  # noqa: SLF001 - one facade
-        page.memory._router.check_open()  # noqa: SLF001
+    if page.memory._router.alert:  # noqa: SLF001 - one facade
+        page.memory._router.attend()  # noqa: SLF001
     if not ir_recipe.is_ir(page._entry):  # noqa: SLF001 - one facade
         raise InvalidPageError(
             f"page {page.name!r} holds no graph: expected one made with mem.ir(...)",

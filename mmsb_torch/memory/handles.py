@@ -22,8 +22,8 @@ class Handles:
 
     def look_up(self, key: str | int) -> Page:
         """The page of a name or id; PageNotFoundError if there is none."""
-        if self._router.closed:
-            self._router.check_open()
+        if self._router.alert:
+            self._router.attend()
         try:
             return self.of(self._router.table.find(key))
         except PageNotFoundError:
@@ -32,8 +32,8 @@ class Handles:
 
     def entry(self, page: Page | str) -> Entry:
         """The table's entry of a page of this memory, or of a name."""
-        if self._router.closed:
-            self._router.check_open()
+        if self._router.alert:
+            self._router.attend()
         if type(page) is Page:
             if page._memory is not self._memory:  # noqa: SLF001
                 raise PageNotFoundError(

@@ -364,8 +364,8 @@ class Memory(Keeper):
     # for the handles of this facade
 
     def _read(self, entry: Entry) -> Tensor:
-        if self._router.closed:
-            self._router.check_open()
+        if self._router.alert:
+            self._router.attend()
         if any_scope():
             with unseen():
                 return self._engine.read(entry)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmsb_torch.runtime.store import Durability, Files, Retention, Store
     from mmsb_torch.runtime.store.logwriter import End
     from mmsb_torch.runtime.store.objects import Objects
+    from mmsb_torch.runtime.store.repairing import Repair
 
 _ATTEMPTS = 3
 
@@ -95,6 +96,27 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
 
         memory._compactor = Compactor(memory)  # noqa: SLF001
     return memory
+
+
+def repair(path: str | os.PathLike[str], *, dry_run: bool = False) -> Repair:
+    """Let a damaged store go on from the newest state that is whole.
+
+    Damaged checkpoints, and of the log what comes after damage, are moved into the store's folder
+    `damaged`; nothing is thrown away. A damaged checkpoint alone costs nothing: the one before and
+    the log lead to the same state. Transactions after damage of the log cannot be applied.
+
+    Args:
+        path: the store.
+        dry_run: only say what would be done.
+
+    Raises:
+        CorruptStoreError: there is nothing to go on from; nothing was changed.
+        StoreError, StoreLockedError, UnsupportedError.
+    """
+    from mmsb_torch.runtime.store import Store  # noqa: PLC0415 - as above
+
+    with Store.open(path, writable=not dry_run) as store:
+        return store.repair(dry_run=dry_run)
 
 
 def results(memory: Memory, mode: str, budget: int | None) -> Objects:

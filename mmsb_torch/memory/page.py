@@ -81,8 +81,8 @@ class Page:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """What its maker gave: a read-only copy, plain data."""
-        if self._memory._router.closed:  # noqa: SLF001
-            self._memory._router.check_open()  # noqa: SLF001
+        if self._memory._router.alert:  # noqa: SLF001
+            self._memory._router.attend()  # noqa: SLF001
         return MappingProxyType(copy.deepcopy(dict(self._entry.info.metadata)))
 
     @property
@@ -192,8 +192,8 @@ class Page:
     def _spec(self) -> Spec:
         if self._entry.info.spec is None:  # a derived page looks like its value, when that is right
             return Spec.of(self.tensor)
-        if self._memory._router.closed:  # noqa: SLF001
-            self._memory._router.check_open()  # noqa: SLF001
+        if self._memory._router.alert:  # noqa: SLF001
+            self._memory._router.attend()  # noqa: SLF001
         return self._entry.info.spec
 
     def __repr__(self) -> str:

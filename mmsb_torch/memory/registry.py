@@ -125,7 +125,7 @@ def restore_pages(engine: Engine, snapshot: Snapshot, where: str) -> None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptStoreError(
             f"the registry of the checkpoint in {where} cannot be read: "
-            f"{type(error).__name__}: {error}. Open an older checkpoint's folder instead."
+            f"{type(error).__name__}: {error}. Bring a copy of it back."
         ) from error
 
 

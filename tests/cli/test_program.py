@@ -100,6 +100,7 @@ def test_help_says_the_exit_codes_and_what_a_moment_is(run):
         assert command.help, name
         assert run(name, "--help").code == 0
     assert set(commands.mmsb.commands) == {
+        "repair",
         "compact",
         "info",
         "log",

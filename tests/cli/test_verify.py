@@ -109,3 +109,18 @@ def test_beside_a_live_writer(run, root):
             mem.update("w", float(step))
             mem.checkpoint(keep=1)
             assert run("verify", root).code == 0
+
+
+def test_repair_sets_aside_what_verify_names(run, root, kit):
+    assert "nothing to repair" in run("repair", root, "--dry-run").out
+    manifest = max((root / "checkpoints").iterdir()) / "MMSB_CHECKPOINT.json"
+    kit.flip(manifest, 100)
+    planned = run("repair", root, "--dry-run", "--json").json
+    assert planned["checkpoints"] == [int(manifest.parent.name)]
+    assert manifest.exists()
+    done = run("repair", root)
+    assert (done.code, manifest.exists()) == (0, False)
+    assert "set aside" in done.out
+    assert run("verify", root).code == 0
+    with mmsb.open(root, mode="r") as memory:
+        assert memory.tx == planned["tx"]

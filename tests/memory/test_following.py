@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mmsb_torch as mmsb
+from mmsb_torch.runtime.store.follow import Follower
 from mmsb_torch.testing import abandon
 
 
@@ -91,3 +92,17 @@ def test_a_store_that_is_damaged_meanwhile_ends_it(path):
         with pytest.raises(mmsb.CorruptLogError, match="shorter"):
             _ = reader["a"].tensor
     abandon(writer)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(24, "too many open files")])
+def test_whatever_ends_it_is_told(path, monkeypatch, error):
+    """A follower never goes on showing an old state as if it were the newest."""
+
+    def poll(_self):
+        raise error
+
+    with mmsb.open(path) as writer, _following(writer, path) as reader:
+        monkeypatch.setattr(Follower, "poll", poll)
+        until(lambda: reader.closed)
+        with pytest.raises(mmsb.StoreError, match=str(error.args[-1])):
+            _ = reader["a"].tensor

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -135,3 +136,31 @@ def test_damage_in_the_past_is_told_every_time(path, kit):
                 memory.at(1)
             with pytest.raises(mmsb.CorruptLogError):
                 memory["a"].history()
+
+
+def test_a_store_that_is_removed_under_a_writer_acknowledges_nothing(path):
+    memory = mmsb.open(path, durability="full")
+    memory.page("a", torch.zeros(4))
+    shutil.rmtree(path)
+    with pytest.raises(mmsb.StoreError, match="was removed while it was written"):
+        memory.update("a", 2.0)
+    assert memory["a"].tensor.tolist() == [0] * 4
+    with pytest.raises(mmsb.StoreError, match="takes no more records"):
+        memory.update("a", 3.0)
+    abandon(memory)
+
+
+def test_a_log_that_is_removed_is_noticed_within_seconds(path):
+    memory = mmsb.open(path)
+    memory.page("a", torch.zeros(4))
+    shutil.rmtree(path)
+    end = time.monotonic() + 60
+
+    def go_on():
+        while time.monotonic() < end:
+            memory.update("a", 1.0)
+            time.sleep(0.05)
+
+    with pytest.raises(mmsb.StoreError, match="takes no more records"):
+        go_on()
+    abandon(memory)

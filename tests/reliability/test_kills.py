@@ -62,6 +62,7 @@ def _write_for_ever(path, pipe, mode):
     )
     page = memory.page("a", torch.zeros(50, 2000))
     grows = memory.page("grows", torch.zeros(0, 8))
+    os.write(pipe, struct.pack("<Q", memory.tx))
     waiting = []
     while True:
         tx = memory.tx + 1

@@ -46,6 +46,25 @@ def replay(
         router.tx = record.tx
 
 
+def finish(router: Router, record: Transaction) -> None:
+    """Apply a transaction that the log has to pages that may have some of it already.
+
+    Values are absolute: what was applied is applied again. The commit lock is held.
+    """
+    with router.table.lock:
+        router.log.index_again(record)
+        for info in record.created:
+            router.table.add_again(info)
+        for delta in record.deltas:
+            entry = router.table.find(delta.page_id)
+            entry.merge(delta, entry.target(delta), shared=True)
+            entry.tx = record.tx
+            if delta.base_epoch >= 0:
+                entry.epoch = entry.content = delta.base_epoch + 1
+                entry.journal.add(entry.epoch, delta.region)
+        router.tx = record.tx
+
+
 def _fits(entry: Entry, delta: Delta, *, hollow: bool) -> bool:
     """Whether a delta of the log follows from what its page is."""
     spec, region, rows = entry.info.spec, delta.region, delta.rows_before

@@ -27,6 +27,7 @@ from mmsb_torch.errors import (
 from mmsb_torch.runtime.state.batch import Base
 from mmsb_torch.runtime.state.events import EventBus
 from mmsb_torch.runtime.state.history import epoch_at, value_at
+from mmsb_torch.runtime.state.replay import finish
 from mmsb_torch.runtime.state.staging import at_size, next_delta_id
 from mmsb_torch.runtime.state.table import Entry, Table
 from mmsb_torch.runtime.store.log import Log
@@ -70,9 +71,13 @@ class Router:
         self.creating = threading.Lock()
         """Held while a page is made, so that two threads cannot make the same."""
         self.closed = False
+        self.alert = False
+        """Whether `attend` has anything to do: it was closed, or a transaction is under way."""
         self.failure: MMSBError | None = None
         """Why nothing can be read any more, if it was not closed."""
         self._read_only = read_only
+        self._begun: Transaction | None = None
+        """The transaction under way. Found by who gets the commit lock, it was interrupted."""
         self.committing = threading.Lock()
         """Held while a transaction is ordered, logged and applied."""
         self.recipes = Recipes()
@@ -96,6 +101,14 @@ class Router:
     def check_open(self) -> None:
         """Raise ClosedError after close; in a recipe, note that it looks at more than pages."""
         self.recipes.peeked = True
+        if self.alert:
+            self.attend()
+
+    def attend(self) -> None:
+        """Do what `alert` asks for: finish what was interrupted; raise ClosedError after close."""
+        if self._begun is not None and not self.committing.locked():
+            with self.committing:
+                self._settle()
         if self.closed and not self.recipes.depth:  # a moment's recipes go on reading
             if self.failure is not None:
                 raise self.failure
@@ -104,12 +117,13 @@ class Router:
     def shut(self) -> bool:
         """Take no more commits; False if that was so already."""
         with self.committing:
-            before, self.closed = self.closed, True
+            self._settle()
+            before, self.closed, self.alert = self.closed, True, True
         return not before
 
     def fail(self, error: MMSBError) -> None:
         """Let every call raise `error` from now on."""
-        self.failure, self.closed = error, True
+        self.failure, self.closed, self.alert = error, True, True
 
     def create(self, info: PageInfo, values: Tensor) -> Entry:
         """Make a page whose first value is `values` (adopted), as a transaction of its own.
@@ -120,22 +134,25 @@ class Router:
         region = Region.all(tuple(values.shape))
         delta = Delta(next_delta_id(), info.id, -1, region, values, info.created_ns, "create")
         with self.committing:
+            self._settle()
             self.check_open()
+            self.table.check_free(info)
             record = Transaction(
                 self.log.last + 1, info.created_ns, (info,), (delta,), None, None, _NOTHING
             )
             entry = Entry(info)
+            self._begin(record)
             try:
                 kept = self.log.write(record)
                 with self.table.lock:
-                    self.table.add(entry)
                     self.log.append(record, kept)
+                    self.table.add(entry)
                     entry.put(values.detach(), shared=self.log.keeps)
                     entry.tx = self.tx = record.tx
             except BaseException:
-                if self.log.last < record.tx:
-                    self.log.take_back(record.tx)
+                self._settle()
                 raise
+            self._end()
         return entry
 
     def commit(
@@ -170,8 +187,9 @@ class Router:
         self.check_writable()
         find, placed = self.table.find, []
         with self.committing:
-            if self.closed:
-                self.check_open()
+            if self.alert:
+                self._settle()
+                self.attend()
             if only_at is not None and self.tx != only_at:
                 raise EpochConflictError(
                     f"the memory is at transaction {self.tx}, expected {only_at}"
@@ -186,6 +204,7 @@ class Router:
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
             record = make_transaction((tx, time.time_ns(), (), final, label, step, metadata))
+            self._begin(record)
             try:
                 # may wait for the disk: no lock of readers is held
                 kept = self.log.write(record) if wait else self.log.write_later(record)
@@ -200,12 +219,31 @@ class Router:
                         self.apply(entry, delta, target, tx, shared=shared)
                     self.tx = tx
             except BaseException:
-                if self.log.last < tx:
-                    self.log.take_back(tx)
+                self._settle()
                 raise
+            self._end()
         if self.events.listening:
             self._tell(record, [entry for entry, _ in placed])
         return record
+
+    def _begin(self, record: Transaction) -> None:
+        self._begun, self.alert = record, True
+
+    def _end(self) -> None:
+        self._begun, self.alert = None, self.closed
+
+    def _settle(self) -> None:
+        """Void a transaction that was interrupted, or finish it if the log has it. Commit lock held.
+
+        If this is interrupted, too, whoever touches the memory next does it.
+        """
+        record = self._begun
+        if record is not None:
+            if self.log.last < record.tx:
+                self.log.take_back(record.tx)
+            elif self.tx < record.tx:
+                finish(self, record)
+            self._end()
 
     def _settled(self, entry: Entry, delta: Delta, base: Base | None) -> Delta:
         """A staged delta of a page as it is now. Commit lock held.
@@ -236,11 +274,11 @@ class Router:
         delta = Delta(
             next_delta_id(), entry.info.id, entry.epoch, region, value, time.time_ns(), "recompute"
         )
-        entry.put(value, shared=False)
         entry.spec = Spec.of(value)
+        entry.journal.add(entry.epoch + 1, region)
         entry.epoch += 1
         entry.content = entry.epoch
-        entry.journal.add(entry.epoch, region)
+        entry.put(value, shared=False)  # last: an interrupt before leaves a page that is recomputed
         return delta
 
     def publish_rows(self, entry: Entry, values: Tensor, region: Region) -> Delta:
@@ -253,10 +291,12 @@ class Router:
         number, now = next_delta_id(), time.time_ns()
         grown = None if region.shape[0] == before else before
         delta = Delta(number, entry.info.id, entry.epoch, region, values, now, "recompute", grown)
-        entry.merge(delta, entry.target(delta), shared=False)
+        target = entry.target(delta)
+        # first what makes dependants stale: an interrupt may leave some of the rows merged
+        entry.journal.add(entry.epoch + 1, region)
         entry.epoch += 1
         entry.content = entry.epoch
-        entry.journal.add(entry.epoch, region)
+        entry.merge(delta, target, shared=False)
         return delta
 
     def read(self, entry: Entry) -> Tensor:

@@ -89,9 +89,8 @@ class Entry:
         """Make `tensor` the page's memory. Table lock held."""
         if tensor is not self.tensor:
             self.room = 0
-        self.tensor = tensor
-        self.shared = shared
-        self.version = tensor._version  # noqa: SLF001 - the public counter's only spelling
+        version = tensor._version  # noqa: SLF001 - the public counter's only spelling
+        self.tensor, self.shared, self.version = tensor, shared, version  # no interrupt in between
 
     def writable(self) -> Tensor:
         """The page's memory for an in-place merge, or a copy of it when somebody else holds it.
@@ -242,9 +241,24 @@ class Table:
         Raises:
             PageExistsError: the name or id is in use.
         """
-        for key, index in ((entry.info.name, self._by_name), (entry.info.id, self._by_id)):
+        self.check_free(entry.info)
+        self._enter(entry)
+
+    def check_free(self, info: PageInfo) -> None:
+        """Raise if a page of that name or id is there.
+
+        Raises:
+            PageExistsError: it is.
+        """
+        for key, index in ((info.name, self._by_name), (info.id, self._by_id)):
             if key in index:
-                raise PageExistsError(f"a page {key!r} exists already", page_id=entry.info.id)
+                raise PageExistsError(f"a page {key!r} exists already", page_id=info.id)
+
+    def add_again(self, info: PageInfo) -> None:
+        """Finish an `add` that was interrupted, or had yet to come. Table lock held."""
+        self._enter(self._by_id.get(info.id) or Entry(info))
+
+    def _enter(self, entry: Entry) -> None:
         self._by_id[entry.info.id] = entry
         self._by_name[entry.info.name] = entry
         self._next_id = max(self._next_id, entry.info.id + 1)

@@ -10,7 +10,7 @@ From the bottom: `files` (system calls), `streams`, `lock`, `sealed` (JSON), `dt
 `tensorfile` (safetensors), `mappedfile`, `identity`, `staging`, `manifest`, `shards`, `catalog`, `verification`,
 `checkpoint`, `spans`, `retention`, `collection`; of the log `frame` (headers and the chain), `payload` and `payload_writer` (a transaction as
 safetensors), `logfile`, `logwriter`, `background`, `bodies`, `log` (in memory), `pastlog` (with gaps), `durable` (on disk), `recovery`,
-`follow`, `logwalk` and `log_verification`; of things by themselves `contents`, `codecs`, `envelope`; and
+`follow`, `logwalk`, `log_verification` and `repairing`; of things by themselves `contents`, `codecs`, `envelope`; and
 `layout`, the store itself.
 """
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mmsb_torch.runtime.store.log import Log
     from mmsb_torch.runtime.store.logwriter import DURABILITIES, Durability
     from mmsb_torch.runtime.store.recovery import Scan, Tail, transactions
+    from mmsb_torch.runtime.store.repairing import Repair
     from mmsb_torch.runtime.store.retention import Retention
     from mmsb_torch.runtime.store.streams import FileRecord
     from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
@@ -53,6 +54,7 @@ __all__ = [
     "Files",
     "Log",
     "Plan",
+    "Repair",
     "Retention",
     "Scan",
     "Snapshot",
@@ -88,6 +90,7 @@ _HOMES = {
     "log": ("Log",),
     "logwriter": ("DURABILITIES", "Durability"),
     "recovery": ("Scan", "Tail", "transactions"),
+    "repairing": ("Repair",),
     "retention": ("Retention",),
     "streams": ("FileRecord",),
     "tensorfile": ("read_tensors", "write_tensors"),

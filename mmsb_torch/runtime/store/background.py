@@ -29,6 +29,8 @@ class Background:
         self._error: MMSBError | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._running = threading.Lock()
+        """Held by the one thread that writes."""
 
     def put(self, transaction: Transaction) -> None:
         """Have it written; waits while too many are on their way.
@@ -40,10 +42,7 @@ class Background:
             self._moved.wait_for(lambda: self._error or len(self._waiting) < IN_FLIGHT)
             self._check()
             self._waiting.append(transaction)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mmsb log", daemon=True)
-                self._thread.start()
-            self._moved.notify_all()
+            self._drive()
 
     def wait(self, tx: int | None = None) -> None:
         """Wait until transaction `tx` (None: everything put so far) is written.
@@ -57,6 +56,8 @@ class Background:
             return
         with self._moved:
             last = self._waiting[-1].tx if self._waiting and tx is None else tx
+            if self._waiting:
+                self._drive()  # an interrupt may have come between the two lines of `put`
             self._moved.wait_for(
                 lambda: self._error or last is None or all(t.tx > last for t in self._waiting)
             )
@@ -71,12 +72,21 @@ class Background:
         """Write what is left and end the thread. Raises as `wait`."""
         with self._moved:
             self._closing = True
+            if self._waiting and self._error is None:
+                self._drive()
             self._moved.notify_all()
             thread = self._thread
         if thread is not None:
             thread.join()
         with self._moved:
             self._check()
+
+    def _drive(self) -> None:
+        """See to it that what waits gets written."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="mmsb log", daemon=True)
+            self._thread.start()
+        self._moved.notify_all()
 
     def _check(self) -> None:
         if self._error is not None:
@@ -87,6 +97,13 @@ class Background:
             ) from self._error
 
     def _run(self) -> None:
+        if self._running.acquire(blocking=False):  # else an interrupt hid that one had begun
+            try:
+                self._write_all()
+            finally:
+                self._running.release()
+
+    def _write_all(self) -> None:
         while True:
             with self._moved:
                 self._moved.wait_for(lambda: self._waiting or self._closing)

@@ -328,9 +328,12 @@ def _folder_id(path: Path, files: Files) -> tuple[int, int] | None:
 
 
 def _advice(root: Path, damaged: CheckpointRef, files: Files) -> str:
-    """Say which older checkpoint can be opened instead."""
+    """Say what can be done."""
     for ref in reversed(list_checkpoints(root, files)):
         with contextlib.suppress(MMSBError):
             if ref.tx < damaged.tx and not verify_checkpoint(ref.path, files):
-                return f"The next older checkpoint that verifies is {ref.tx}: tx={ref.tx} opens it."
-    return "No older checkpoint verifies."
+                return (
+                    f"The next older checkpoint that verifies is {ref.tx}: `mmsb.repair(path)` goes "
+                    "on from it and the log."
+                )
+    return "No older checkpoint verifies: `mmsb.repair(path)` goes on from the log, if it can."

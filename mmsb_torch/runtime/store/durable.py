@@ -116,6 +116,7 @@ class DurableLog(PastLog):
         try:
             self._behind.wait()  # it may be on its way
             self._written.pop(tx, None)
+            self._transactions.pop(tx, None)
             if self.writer.last == tx:  # else it was never written
                 self.writer.append(Kind.ROLLBACK, tx, [])
         except MMSBError as error:
@@ -125,6 +126,9 @@ class DurableLog(PastLog):
         """Note where the transaction is."""
         with self._guard:
             super().append(transaction, self._written.pop(transaction.tx, kept))
+
+    def _index(self, transaction: Transaction) -> None:
+        super()._index(transaction)
         for info in transaction.created:
             self._names[info.id] = info.name
         self.pending_commits += 1

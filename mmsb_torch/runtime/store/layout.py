@@ -49,6 +49,7 @@ from mmsb_torch.runtime.store.logwriter import Durability, LogWriter
 from mmsb_torch.runtime.store.manifest import Manifest
 from mmsb_torch.runtime.store.pastlog import Checkpoint, Older, collected
 from mmsb_torch.runtime.store.recovery import Scan, Tail, cut_tail, outlines
+from mmsb_torch.runtime.store.repairing import Repair, plan_repair, repair
 from mmsb_torch.runtime.store.shards import SHARD_BYTES
 from mmsb_torch.runtime.store.staging import drop_folder
 from mmsb_torch.runtime.store.verification import (
@@ -223,6 +224,18 @@ class Store:
             if damage and exists(ref.path, files):  # else a writer removed it meanwhile
                 found += damage
         return found + verify_log(root, uuid, [ref.tx for ref in refs], files)
+
+    def repair(self, *, dry_run: bool) -> Repair:
+        """Set aside what is damaged; see `repairing`.
+
+        Raises:
+            CorruptStoreError: nothing to go on from. StoreError: the disk fails.
+        """
+        plan = plan_repair(self.path, self.identity.uuid, self._files)
+        if not dry_run:
+            self._check_writable()
+            repair(self.path, plan, self._files)
+        return plan
 
     @property
     def files(self) -> Files:

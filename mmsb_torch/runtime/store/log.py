@@ -98,11 +98,25 @@ class Log:
 
     def append(self, transaction: Transaction, kept: object) -> None:
         """Add the next transaction; its number must be `last + 1`. Cannot fail for other reasons."""
-        touched, tx = self._touched, transaction.tx
+        tx = transaction.tx
         if tx != self._next:
             raise InternalError(f"log at {self.last} was given transaction {tx}")
         self._transactions[tx] = kept
-        self._next = tx + 1
+        self._next = tx + 1  # from here on the log has it
+        self._index(transaction)
+
+    def index_again(self, transaction: Transaction) -> None:
+        """Finish an `append` that was interrupted after the log had the transaction."""
+        for delta in transaction.deltas:
+            numbers, epochs = self._touched.get(delta.page_id, ([], []))
+            if numbers and numbers[-1] == transaction.tx:
+                numbers.pop()
+            del epochs[len(numbers) :]
+        self._index(transaction)
+
+    def _index(self, transaction: Transaction) -> None:
+        """Note what a transaction that the log has touched, and what it is called."""
+        touched, tx = self._touched, transaction.tx
         for delta in transaction.deltas:
             known = touched.get(delta.page_id)
             if known is None:

@@ -159,7 +159,8 @@ class LogWriter:
             with self._guard:
                 fd, self._fd = self._fd, None
                 if fd is not None:
-                    self._files.close(fd)
+                    with explained("close", self._folder):
+                        self._files.close(fd)
                 self._poison = self._poison or StoreError("the log was closed")
 
     def give_up(self, error: MMSBError) -> None:
@@ -297,6 +298,12 @@ class LogWriter:
                     sync_folder(self._deltas, self._files)
                 with explained("fsync", self._end.path):
                     self._files.datasync(self._fd)
+                    there = self._files.stat(self._fd).st_nlink
+                if there == 0:
+                    raise StoreError(
+                        f"{str(self._end.path)!r} was removed while it was written: what is in it "
+                        "will be gone. The pages are in memory: save them elsewhere."
+                    )
             except BaseException as error:
                 self._unsynced, self._segments = True, segments + self._segments
                 if isinstance(error, MMSBError):

@@ -114,7 +114,7 @@ class Scan:
                 for item in file.records(chain):
                     if isinstance(item, Bad):
                         self._stop(path, item, newest=number == len(self._logs) - 1)
-                        break
+                        return
                     self.end = End(path, item.offset + item.header.span, item.chain)
                     yield file, item
                 chain = self.end.chain
@@ -133,8 +133,8 @@ class Scan:
         if not (bad.torn and newest):
             raise CorruptLogError(
                 f"the log is damaged: {str(path)!r}, bytes {bad.start} to {bad.stop}: {bad.why}, and "
-                "what follows is whole. Nothing was loaded. `verify` names all damage; an older "
-                "checkpoint can be opened from its own folder."
+                "what follows is whole. Nothing was loaded. `verify` names all damage; "
+                "`mmsb.repair(path)` goes on from the last state that is whole."
             )
         self.tail = Tail(path, bad.start, bad.stop - bad.start, bad.why)
 

@@ -88,7 +88,7 @@ def test_a_file_of_another_checkpoint(root, folder, put, name):
     newer = list_checkpoints(root)[1].path
     assert (folder / name).read_bytes() != (newer / name).read_bytes()
     shutil.copy(folder / name, newer / name)
-    with pytest.raises(CorruptStoreError, match="tx=1 opens it"):
+    with pytest.raises(CorruptStoreError, match="verifies is 1: `mmsb"):
         load_checkpoint(root)
 
 

@@ -49,7 +49,9 @@ def test_kill_9(root, kit):
     instants = random.Random(0)
     last = (0, 0)
     lost = 0
-    for _ in range(KILLS):
+    for turn in range(20 * KILLS):
+        if turn >= KILLS and last[0] > 3:  # a busy machine needs more turns to get anywhere
+            break
         reader, writer = os.pipe()
         pid = kit.forked(lambda first=last[0] + 1, pipe=writer: write_for_ever(root, first, pipe))
         os.close(writer)
