@@ -1,7 +1,7 @@
 """The present: pages and the one door through which they change.
 
 `table` holds the values, `journal` what changed lately, `selection` and `staging` turn what a user
-hands over into a delta, `batch` collects deltas for one transaction, `router` commits them, `replay`
+hands over into a delta, `batch` collects deltas for one transaction, `reading` and `router` read and commit, `replay`
 applies again what the log holds, `history` rebuilds the past, `events` tells others.
 """
 

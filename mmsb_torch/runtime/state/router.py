@@ -21,15 +21,15 @@ from mmsb_torch.errors import (
     EpochConflictError,
     InvalidDeltaError,
     MMSBError,
-    PageMutatedError,
     ReadOnlyError,
 )
 from mmsb_torch.runtime.state.batch import Base
 from mmsb_torch.runtime.state.events import EventBus
-from mmsb_torch.runtime.state.history import epoch_at, value_at
+from mmsb_torch.runtime.state.history import value_at
+from mmsb_torch.runtime.state.reading import Reading
 from mmsb_torch.runtime.state.replay import finish
 from mmsb_torch.runtime.state.staging import at_size, next_delta_id
-from mmsb_torch.runtime.state.table import Entry, Table
+from mmsb_torch.runtime.state.table import Entry
 from mmsb_torch.runtime.store.log import Log
 from mmsb_torch.types import (
     Delta,
@@ -56,18 +56,15 @@ class Recipes(threading.local):
     """Somebody looked at the memory itself since this was last cleared."""
 
 
-class Router:
+class Router(Reading):
     """Orders and applies deltas. Lock order: commit, then table.
 
     Thread safety: all methods may be called from any thread; commits are serialised.
     """
 
     def __init__(self, log: Log, *, read_only: bool = False) -> None:
-        self.log = log
-        self.table = Table()
+        super().__init__(log)
         self.events = EventBus()
-        self.tx = log.last
-        """The last transaction that is visible to readers."""
         self.creating = threading.Lock()
         """Held while a page is made, so that two threads cannot make the same."""
         self.closed = False
@@ -78,8 +75,6 @@ class Router:
         self._read_only = read_only
         self._begun: Transaction | None = None
         """The transaction under way. Found by who gets the commit lock, it was interrupted."""
-        self.committing = threading.Lock()
-        """Held while a transaction is ordered, logged and applied."""
         self.recipes = Recipes()
 
     def check_writable(self) -> None:
@@ -299,88 +294,10 @@ class Router:
         entry.merge(delta, target, shared=False)
         return delta
 
-    def read(self, entry: Entry) -> Tensor:
-        """A detached alias of a page's present value.
-
-        Raises:
-            PageMutatedError: an earlier alias was written to; the committed value is back.
-        """
-        with self.table.lock:
-            if entry.is_unwritten():
-                return entry.alias()
-        raise self.repair(entry)
-
-    def read_at(self, entry: Entry, tx: int) -> Tensor:
-        """The value of a root page as of transaction `tx`: an alias where it is still present.
-
-        Raises:
-            PageNotFoundError: the page did not exist then.
-            PageMutatedError: as in `read`.
-        """
-        with self.table.lock:
-            unwritten, present = entry.is_unwritten(), entry.tx <= tx
-            if unwritten and present:
-                return entry.alias()
-        if unwritten:
-            return value_at(self.log, entry.info.id, tx)  # may read files: no lock is held
-        raise self.repair(entry)
-
-    def read_derived(self, entry: Entry, epoch: int | None = None) -> Tensor | None:
-        """As `read`, of a derived page: None if it has no value (or is not at `epoch` any more)."""
-        with self.table.lock:
-            if entry.tensor is None or (epoch is not None and entry.epoch != epoch):
-                return None
-            if entry.is_unwritten():
-                return entry.alias()
-        raise self.repair(entry)
-
-    def epoch_at(self, entry: Entry, tx: int) -> int:
-        """The epoch that gave a root page the bits it has as of transaction `tx`; takes no lock.
-
-        A commit sets the page's tx before its epochs, so an epoch read before a tx that is not
-        newer than `tx` belongs to it. For the past it may name a later delta that changed no bit.
-        """
-        epoch = entry.content
-        if entry.tx <= tx:
-            return epoch
-        return epoch_at(self.log, entry.info.id, tx)
-
-    def repair(self, entry: Entry) -> PageMutatedError:
-        """Put a foreign-written page's committed value back from the log; returns what to raise.
-
-        A derived page loses its value instead: its recipe makes it again.
-        """
-        with self.committing, self.table.lock:
-            return self._repair(entry)
-
-    def put_back(self, entry: Entry, value: Tensor, tx: int) -> bool:
-        """Make `value`, what the log says of a page as of `tx`, its memory; False if it moved on."""
-        with self.committing, self.table.lock:
-            if entry.tx > tx:
-                return False
-            entry.spare = None
-            entry.put(value, shared=False)
-            return True
-
-    def _repair(self, entry: Entry) -> PageMutatedError:
-        name = entry.info.name
-        if not entry.is_unwritten():
-            entry.spare = None
-            if entry.info.derived:
-                entry.tensor = None
-            else:
-                entry.put(value_at(self.log, entry.info.id, self.tx), shared=False)
-        return PageMutatedError(
-            f"page {name!r} (epoch {entry.epoch}) was written through page.tensor, which is for "
-            f"reading; its committed value was put back. Change it with mem.update({name!r}, ...), "
-            "or write to your own page.clone().",
-            page_id=entry.info.id,
-        )
-
     def _check(self, entry: Entry, epochs: Mapping[int, int] | None) -> None:
         if not entry.is_unwritten():
             with self.table.lock:
-                raise self._repair(entry)
+                raise self.repaired(entry)
         if not epochs:
             return
         wanted = epochs.get(entry.info.id, entry.epoch)
