@@ -10,6 +10,9 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized
 from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import products
+from .vectors import outside
+
 _aten = torch.ops.aten
 _L = Callable[["Sized"], Links]
 
@@ -67,13 +70,15 @@ def group_norm(at: Sized) -> Links:
     return {"input": (0,) + (MIXED,) * (len(at.shapes["input"]) - 1)}
 
 
-def _overloads(names: Sequence[str], links: _L, *, exact: bool = True) -> dict[Any, Rule]:
+def _overloads(
+    names: Sequence[str], links: _L, build: Callable[[Any], Any] | None = None
+) -> dict[Any, Rule]:
     found = {}
     for full in names:
         name, _, overload = full.partition(".")
         op = getattr(getattr(_aten, name, None), overload or "default", None)
         if op is not None:
-            found[op] = Rule(links, exact=exact)
+            found[op] = Rule(links, exact=outside, build=build)
     return found
 
 
@@ -101,6 +106,6 @@ def rules() -> dict[Any, Rule]:
             reduction,
         ),
         **_overloads(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
-        **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm),
+        **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm, products.build_contiguous),
         **_overloads(("group_norm", "native_group_norm"), group_norm),
     }  # fmt: skip
