@@ -15,7 +15,7 @@ from .tape import NOTHING, Boxed, Nothing, Slot, Some, Tape
 class Site:
     """A call with its rule and links, for all edits."""
 
-    __slots__ = ("at", "call", "graph", "links", "resized", "rule", "shifts")
+    __slots__ = ("at", "call", "carried", "graph", "links", "resized", "rule", "shifts")
 
     def __init__(self, graph: Graph, at: Sized, rule: Rule | None) -> None:
         self.graph = graph
@@ -25,6 +25,10 @@ class Site:
         self.links: list[Dims] = [] if rule is None else link_list(at, rule)
         self.resized = functools.partial(Sized, graph, at.call)
         """Makes the call at a number of rows."""
+        self.carried = frozenset(
+            link.dim if isinstance(link, Link) else link for dims in self.links for link in dims
+        )
+        """Dimensions of the result that are restricted by restricting arguments (and None)."""
         self.shifts = self._shifts()
         """Whether more rows move or change what its result had, by no change of its arguments."""
 
@@ -140,7 +144,7 @@ class Edit:
         if site.rule.whole is not None:
             found: Boxed = site.rule.whole((self, site), box)
             return found
-        return box
+        return tuple(part if dim in site.carried else None for dim, part in enumerate(box))
 
 
 def is_all(box: Sequence[Any]) -> bool:

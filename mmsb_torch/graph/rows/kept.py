@@ -27,11 +27,13 @@ class Kept:
 
     Attributes:
         value: the result of the full run that it began with, in memory of its own.
-        exact: whether all steps so far gave the bits of full runs.
+        exact: whether value and all steps so far have the bits of full runs.
         nbytes: bytes of the anchors.
     """
 
-    def __init__(self, programs: Programs, values: Sequence[Tensor], limit: int) -> None:
+    def __init__(
+        self, programs: Programs, values: Sequence[Tensor], limit: int, output: Tensor | None
+    ) -> None:
         self._programs = programs
         self._skeleton = programs.skeleton
         programs.check(values)
@@ -54,7 +56,7 @@ class Kept:
         self._room = dict(self._held)
         self._base = self._registers()
         self._broken = False
-        self.exact = True
+        self.exact = output is None or same_bits(self.value, output)
 
     @property
     def nbytes(self) -> int:

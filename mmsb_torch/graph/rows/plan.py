@@ -47,13 +47,17 @@ class Plan:
         """Whether steps that follow an edit of a row give the bits of a full run."""
         return self._programs.exact
 
-    def start(self, values: Sequence[Tensor], limit: int) -> Kept:
+    def start(self, values: Sequence[Tensor], limit: int, output: Tensor | None = None) -> Kept:
         """A full run that keeps what later steps will need, at most `limit` bytes of it.
+
+        With what the function itself gave as `output`, `exact` of what comes back tells whether the
+        capture gives the same bits. (It may not where torch chooses kernels by what it is called
+        from, as the fast path of nn.TransformerEncoder does.)
 
         Raises:
             PlanError: it would be more, or the values do not fit.
         """
-        return Kept(self._programs, values, limit)
+        return Kept(self._programs, values, limit, output)
 
     def __repr__(self) -> str:
         said = f"rows of {sorted(self.follows)}" if self.follows else self.why_not

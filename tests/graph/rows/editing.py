@@ -27,8 +27,8 @@ class Edited:
     def again(self):
         """Back to the first values."""
         self.values, self.whole = self.first
-        self.kept = self.plan.start(self.values, LIMIT)
-        self.same(self.kept.value, self.whole)
+        self.kept = self.plan.start(self.values, LIMIT, self.whole)
+        self.same(self.kept.value, self.whole, self.kept.exact)
         return self
 
     def same(self, found, wanted, exact=True):

@@ -113,5 +113,7 @@ def rules() -> dict[Any, Rule]:
 
 def all_columns(context: Any, box: Any) -> Any:
     """Products of fewer columns may differ in the last bits, so all are computed."""
-    del context
-    return (*box[:-1], None) if box else box
+    carried = context[1].carried
+    return tuple(
+        part if dim in carried and dim < len(box) - 1 else None for dim, part in enumerate(box)
+    )

@@ -86,24 +86,48 @@ def shifts(site: Any) -> bool:
 
 
 def _across(edit: Any, site: Any, box: Any, pairs: list[_Group], rank: int, source: int) -> Any:
-    """A box on the left of the groups, as one on the right; what is between is all or nothing."""
+    """A box on the left of the groups, as the smallest one on the right that has all of it."""
     out: list[Any] = [None] * rank
-    shape = site.graph.shape(source)
-    goal = site.call.shape if source != site.call.value else site.graph.shape(site.call.tensors[0])
+    given, made = site.graph.shape(site.call.tensors[0]), site.call.shape
+    plain, plain_made = site.at.shapes[site.call.places[0][0]], site.at.shape
+    if source == site.call.value:
+        given, made, plain, plain_made = made, given, plain_made, plain
     for left, right in pairs:
-        if all(box[dim] is None for dim in left):
+        parts = [box[dim] for dim in left]
+        if all(part is None for part in parts):
             continue
         if len(left) == len(right) == 1:
-            out[right[0]] = box[left[0]]
-        elif len(right) == 1:
-            sizes = [edit.tape.size(shape[dim], edit.rows) for dim in left]
-            parts = [box[dim] for dim in left]
-            out[right[0]] = edit.tape.part(_merged, len(left), *parts, *sizes)
-        elif len(left) == 1:
-            sizes = [edit.tape.size(goal[dim], edit.rows) for dim in right]
+            out[right[0]] = parts[0]
+            continue
+        times = _times(
+            [plain[dim] for dim in left[1:]], [plain_made[dim] for dim in right[1:]], site
+        )
+        if times and not any(part is not None for part in parts[1:]):
+            out[right[0]] = edit.tape.part(_repeated, parts[0], times)
+            continue
+        flat = parts[0]
+        if len(left) > 1:
+            sizes = [edit.tape.size(given[dim], edit.rows) for dim in left]
+            flat = edit.tape.part(_merged, len(left), *parts, *sizes)
+        if flat is not None:
+            sizes = [edit.tape.size(made[dim], edit.rows) for dim in right]
             for place, dim in enumerate(right):
-                out[dim] = edit.tape.part(_digit, box[left[0]], place, *sizes)
+                out[dim] = edit.tape.part(_digit, flat, place, *sizes)
     return tuple(out)
+
+
+def _times(inner: list[int], other: list[int], site: Any) -> int:
+    """How many outermost indices on the right make one on the left, at any number of rows; or 0."""
+    rows, left, right = site.at.rows, math.prod(inner), math.prod(other)
+    alike = not rows or (left % rows == 0) == (right % rows == 0)
+    return left // right if alike and left % right == 0 else 0
+
+
+def _repeated(part: Any, times: int) -> Any:
+    """Blocks of so many indices for each."""
+    if isinstance(part, range):
+        return range(part.start * times, part.stop * times)
+    return (part[:, None] * times + np.arange(times)).ravel()
 
 
 def _merged(count: int, *given: Any) -> Any:
@@ -131,6 +155,8 @@ def _digit(part: Any, place: int, *sizes: int) -> Any:
     if place == 0 and isinstance(part, range):
         low, high = part.start // inner, -(-part.stop // inner)
         return None if high - low == sizes[0] else range(low, high)
+    if isinstance(part, range) and len(part) >= inner * sizes[place]:
+        return None
     found = np.unique(listed(part) // inner % sizes[place])
     return None if len(found) == sizes[place] else tidy(found)
 

@@ -48,6 +48,22 @@ def reduction(at: Sized) -> Links:
     return {name: reducing(rank, at.dims("dim", rank), keep=bool(at.arg("keepdim", False)))}
 
 
+def similarity(at: Sized) -> Links:
+    """`cosine_similarity(x1, x2, dim)`, broadcast against each other."""
+    shapes = [at.shapes[name] for name in ("x1", "x2")]
+    both = torch.broadcast_shapes(*shapes)
+    mixed = at.dim("dim", len(both), 1)
+    dims = reducing(len(both), [mixed], keep=False)
+    found = {}
+    for name, shape in zip(("x1", "x2"), shapes, strict=True):
+        shift = len(both) - len(shape)
+        found[name] = [
+            dims[one + shift] if size == both[one + shift] else MIXED
+            for one, size in enumerate(shape)
+        ]
+    return found
+
+
 def layer_norm(at: Sized) -> Links:
     """Mixes the last dimensions; weight and bias belong to those."""
     shape = at.shapes["input"]
@@ -105,6 +121,7 @@ def rules() -> dict[Any, Rule]:
             ),
             reduction,
         ),
+        **_overloads(("cosine_similarity",), similarity),
         **_overloads(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
         **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm, products.build_contiguous),
         **_overloads(("group_norm", "native_group_norm"), group_norm),

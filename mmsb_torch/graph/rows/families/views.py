@@ -280,7 +280,11 @@ _HOOKS: dict[Any, dict[str, Any]] = {
         "build": folding.build,
         "shifts": folding.shifts,
     },
-    expanded: {"build": folding.build_expanded, "shifts": lambda _: False},
+    expanded: {
+        "build": folding.build_expanded,
+        "shifts": lambda _: False,
+        "whole": lambda _, box: box,
+    },
     sliced: {"build": itself, "shifts": _slice_shifts},
     narrowed: {"build": itself},
     split: {"build": itself},
