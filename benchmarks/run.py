@@ -14,6 +14,7 @@ import bench_log
 import bench_memo
 import bench_merge
 import bench_record
+import bench_rows_graph
 import bench_update
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ TABLES = {
     "graph": bench_graph.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
+    "rows_graph": bench_rows_graph.table,
     "log": bench_log.states,
     "commits": bench_log.small,
     "history": bench_history.history,

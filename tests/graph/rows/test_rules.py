@@ -66,6 +66,7 @@ CASES = {
         r(4),
     ),
     "linear": (lambda x, w, b: F.linear(x, w, b), r(40, 4), r(5, 4), r(5)),
+    "linear, turned": (lambda x, w, b: F.linear(x.transpose(0, 1), w, b), r(24, 9, 128), r(384, 128), r(384)),
     "linear of few": (lambda x, w: F.linear(x, w), r(6, 3, 4), r(5, 4)),
     "matmul": (lambda x, y: x @ y, r(40, 4), r(4, 5)),
     "matmul with batches": (lambda x, y: x @ y, r(6, 3, 4), r(4, 5)),

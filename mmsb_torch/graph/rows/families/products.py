@@ -111,9 +111,11 @@ def _filled(job: Job, x: int, run: Run) -> Run:
 
     def filled(registers: list[Any], env: list[Any]) -> Any:
         have, want = number(lengths, env), min(least, number(whole, env))
-        if have >= want:
-            return run(registers, env)
         value = registers[x]
+        if have >= want:
+            if value.is_contiguous():
+                return run(registers, env)
+            return _instead(registers, {x: value.contiguous()}, run, env)  # else another way, too
         shape = value.shape
         flat = value if batched else value.reshape(-1, shape[-1])
         other = {x: _extended(flat, flat.dim() - 2, want - have)}
