@@ -53,13 +53,22 @@ class Site:
 
 
 class Edit:
-    """One analysis: the tape, and the slot that has the number of rows."""
+    """One analysis.
 
-    __slots__ = ("rows", "tape")
+    Attributes:
+        tape: its parts.
+        rows: the slot that has the number of rows.
+        before: the slot that has the number there was, if it grew.
+        causal: masks that let no query look at a later key, now and before.
+    """
 
-    def __init__(self, tape: Tape, rows: Slot) -> None:
+    __slots__ = ("before", "causal", "rows", "tape")
+
+    def __init__(self, tape: Tape, rows: Slot, before: Slot | None, causal: frozenset[int]) -> None:
         self.tape = tape
         self.rows = rows
+        self.before = before
+        self.causal = causal
 
     def sized(self, site: Site) -> Slot:
         """The call at its sizes."""

@@ -19,7 +19,7 @@ from .calls import Size, evaluate
 from .parts import Box, Part
 from .program import KEPT, Program, share
 from .programs import Programs
-from .whole import run_all, run_fixed
+from .whole import causal_masks, run_all, run_fixed
 
 
 class Kept:
@@ -47,6 +47,7 @@ class Kept:
         self._rows = programs.rows(values)
         with _plain(values):
             self._fixed = run_fixed(self._skeleton, self._rows)
+            self._causal = causal_masks(self._skeleton, self._fixed)
             found = run_all(self._skeleton, values, self._fixed, programs.anchors)
             seen = [*values, *self._fixed.values()]
             self.value: Tensor = _owned(found[self._skeleton.graph.output], seen)
@@ -69,7 +70,7 @@ class Kept:
         Raises:
             PlanError: as `step`.
         """
-        program, env, _ = self._program(values, changed, self._other(values)[0])
+        program, env, _ = self._program(values, changed, *self._other(values))
         return share(program, env, self._programs.rows(values))
 
     def step(
@@ -91,11 +92,12 @@ class Kept:
         """
         with _plain(values):
             other, fixed = self._other(values)
-            program, env, rows = self._program(values, changed, other)
+            program, env, rows = self._program(values, changed, other, fixed)
             self._broken = True  # until the last anchor is written
             if rows != self._rows:
                 self._grow(rows)
                 self._fixed = fixed
+                self._causal = causal_masks(self._skeleton, fixed)
                 self._base = self._registers()
             registers = self._base + [None] * (program.registers - len(self._base) + 1)
             registers[: len(values)] = values
@@ -131,7 +133,11 @@ class Kept:
         return held
 
     def _program(
-        self, values: Sequence[Tensor], changed: Sequence[Box | None], other: frozenset[int]
+        self,
+        values: Sequence[Tensor],
+        changed: Sequence[Box | None],
+        other: frozenset[int],
+        fixed: dict[int, Tensor],
     ) -> tuple[Program, list[Any], int]:
         if self._broken:
             raise PlanError("a step before failed midway: start again")
@@ -150,7 +156,10 @@ class Kept:
             kinds.append(
                 _kind(box, value, given, self._rows if at in programs.graph.dynamic else None)
             )
-        key = (tuple(kinds), rows != self._rows, other)
+        causal = self._causal
+        if rows != self._rows:
+            causal = causal & causal_masks(self._skeleton, fixed) - other
+        key = (tuple(kinds), rows != self._rows, other, causal)
         program, env = programs.program(key, [rows, self._rows, *given])
         return program, env, rows
 

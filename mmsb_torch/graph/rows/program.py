@@ -50,17 +50,14 @@ class Program(NamedTuple):
 class Analysis:
     """The work on one kind of edit."""
 
-    def __init__(
-        self, skeleton: Skeleton, edit: Edit, kept: Iterable[int], grown: Slot | None, least: int
-    ) -> None:
+    def __init__(self, skeleton: Skeleton, edit: Edit, kept: Iterable[int], least: int) -> None:
         self.skeleton = skeleton
         self.graph = skeleton.graph
         self.edit = edit
         self.kept = frozenset(kept)
         self.choosing = False
         """Keep whatever more is needed of than is stale."""
-        self.grown = grown
-        """The number of rows there were, if there are more now."""
+        self.grown = edit.before
         self.least = least
         self.stale: dict[int, Boxed | None] = {}
         self.needed: dict[int, Boxed | None] = {}

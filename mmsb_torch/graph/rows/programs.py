@@ -18,6 +18,7 @@ from .program import Analysis, Program, Writer
 from .skeleton import Skeleton
 from .slices import prime_for
 from .tape import Boxed, Nothing, Tape
+from .whole import causal_masks, run_fixed
 
 _FEWEST = 2
 """Rows of an input, to tell one from the others."""
@@ -69,7 +70,7 @@ class Programs:
 
         Args:
             key: which dimensions of each input have a part (None: it did not change), whether rows
-                were added, and which fixed values are other ones.
+                were added, which fixed values are other ones, and which masks are causal.
             given: rows now and before, then the parts in order.
         """
         known = self._programs.setdefault(key, [])
@@ -77,8 +78,10 @@ class Programs:
             env = program.tape.play(given)
             if env is not None:
                 return program, env
-        kinds, grown, other = key
-        analysis = self._analysis(dict(enumerate(kinds)), given, grown=grown, other=other)
+        kinds, grown, other, causal = key
+        analysis = self._analysis(
+            dict(enumerate(kinds)), given, grown=grown, other=other, causal=causal
+        )
         analysis.backwards()
         program = Writer(analysis).program()
         if len(known) < _VARIANTS:
@@ -86,7 +89,13 @@ class Programs:
         return program, program.tape.env
 
     def _analysis(
-        self, kinds: Mapping[int, Any], given: Sequence[Any], *, grown: bool, other: frozenset[int]
+        self,
+        kinds: Mapping[int, Any],
+        given: Sequence[Any],
+        *,
+        grown: bool,
+        other: frozenset[int],
+        causal: frozenset[int],
     ) -> Analysis:
         tape = Tape(given)
         slots = iter(tape.slots[2:])
@@ -96,8 +105,8 @@ class Programs:
                 inputs[at] = tuple(_part(tape, next(slots)) if some else None for some in kind)
         least = rows_threshold(self.skeleton.device) if self.exact else 0
         before = tape.slots[1] if grown else None
-        edit = Edit(tape, tape.slots[0])
-        analysis = Analysis(self.skeleton, edit, self.anchors, before, least)
+        edit = Edit(tape, tape.slots[0], before, causal)
+        analysis = Analysis(self.skeleton, edit, self.anchors, least)
         analysis.forwards(inputs, other)
         return analysis
 
@@ -114,7 +123,10 @@ class Programs:
         rows, middle = self.rows(values), min(sizes) // 2
         kinds = {at: (True, *[False] * (values[at].dim() - 1)) for at in some}
         given = [rows, rows, *[range(middle, middle + 1) for _ in some]]
-        analysis = self._analysis(kinds, given, grown=False, other=frozenset())
+        causal = frozenset[int]()
+        if self.skeleton.masks:
+            causal = causal_masks(self.skeleton, run_fixed(self.skeleton, rows))
+        analysis = self._analysis(kinds, given, grown=False, other=frozenset(), causal=causal)
         anchors = analysis.anchors()
         return anchors, Writer(analysis).program().exact
 

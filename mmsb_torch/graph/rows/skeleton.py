@@ -7,7 +7,7 @@ import math
 import torch
 
 from .boxes import Site
-from .calls import Graph, Size
+from .calls import Graph, Ref, Size
 from .families.factory import factories
 from .rule import tensor_shapes
 from .table import rule_for
@@ -18,7 +18,8 @@ class Skeleton:
 
     Attributes:
         sites: its calls that the result needs, in order.
-        fixed: constants, what is computed from those alone, and what is made from sizes.
+        fixed: constants, what is computed from those alone, what is made from sizes, and `masks`.
+        masks: masks of attention that depend on sizes only, with what they are computed from.
         values: how many values there are.
         rows: the number that its sizes are seen at. Links hold for all others if it is a prime
             that no other size has as a factor.
@@ -45,8 +46,36 @@ class Skeleton:
                 and all(value in fixed and not _grows(graph, value) for value in call.tensors)
             ):
                 fixed.add(call.value)
-        self.fixed = frozenset(fixed)
         self._by_value = {site.call.value: site for site in self.sites}
+        self.masks = self._masks()
+        self.fixed = frozenset(fixed | self._behind(self.masks))
+
+    def _masks(self) -> frozenset[int]:
+        """Square masks that no input's values bear on."""
+        still = set(range(len(self.graph.inputs), self.graph.first))
+        for site in self.sites:
+            if site.call.op in factories or all(value in still for value in site.call.tensors):
+                still.add(site.call.value)
+        found = set()
+        for site in self.sites:
+            mask = site.call.args.get("attn_mask")
+            if (
+                isinstance(mask, Ref)
+                and mask.value in still
+                and not site.at.arg("is_causal", False)
+            ):
+                length, keys = site.at.shapes["query"][-2], site.at.shapes["key"][-2]
+                if site.at.shapes["attn_mask"][-2:] == (length, keys) and length == keys:
+                    found.add(mask.value)
+        return frozenset(found)
+
+    def _behind(self, values: frozenset[int]) -> set[int]:
+        """The calls that these are computed from, and these."""
+        found = set(values)
+        for site in reversed(self.sites):
+            if site.call.value in found:
+                found.update(value for value in site.call.tensors if value in self._by_value)
+        return found
 
     def larger(self, site: Site) -> bool:
         """Whether a value only repeats a smaller one, which can be kept in its place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .calls import Call, Ref, evaluate
@@ -39,6 +40,17 @@ def run_fixed(skeleton: Skeleton, rows: int) -> dict[int, Tensor]:
         else:
             read.update(site.call.tensors)
     return {value: tensor for value, tensor in values.items() if value in read}
+
+
+def causal_masks(skeleton: Skeleton, fixed: dict[int, Tensor]) -> frozenset[int]:
+    """The masks that let no query look at a later key."""
+    return frozenset(value for value in skeleton.masks if _is_causal(fixed[value]))
+
+
+def _is_causal(mask: Tensor) -> bool:
+    later = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu(1)
+    hidden = ~mask if mask.dtype is torch.bool else mask <= torch.finfo(mask.dtype).min
+    return bool((hidden | ~later).all())
 
 
 def run_all(
