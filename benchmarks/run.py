@@ -18,6 +18,7 @@ import bench_merge
 import bench_peers
 import bench_record
 import bench_rows
+import bench_rows_graph
 import bench_update
 import torch
 from rich.console import Console
@@ -33,6 +34,7 @@ TABLES = {
     "memo": bench_memo.table,
     "answers": bench_peers.answers,
     "hits": bench_peers.hits,
+    "rows_graph": bench_rows_graph.table,
     "log": bench_log.states,
     "commits": bench_log.small,
     "history": bench_history.history,

@@ -27,8 +27,8 @@ MIXED = None
 class Link(NamedTuple):
     """How a dimension of an argument bears on dimension `dim` of the result.
 
-    The functions get a part (a range or sorted indices, never empty) and the call at its sizes,
-    and give a part, or None for everything.
+    The functions get a part (a range or sorted int64 indices, or None for everything) and the call
+    at its sizes, and give a part.
     """
 
     dim: int | None
@@ -37,6 +37,10 @@ class Link(NamedTuple):
     """Which indices of the result read this part of the argument."""
     backward: Callable[[Any, Sized], Any]
     """Which indices of the argument this part of the result reads."""
+    piece: bool = False
+    """The argument is only a piece of the result."""
+    appends: bool = False
+    """Where the argument grows at its end, the result's other indices stay what they are."""
 
 
 Dims = Sequence["int | Link | None"]
@@ -51,16 +55,28 @@ class Rule:
 
     Attributes:
         links: what each part of the result needs, for a call at its sizes.
-        exact: parts computed alone have the bits of the whole (products of matrices: if they have
-            as many rows as the device's threshold).
+        exact: whether a box of the result, computed alone, has the bits of the whole; may be asked for
+            a site and a box.
         moves: the result's elements are the argument's, moved or repeated.
         from_sizes: its result may depend on sizes among its arguments by its own shape only.
+        spread, need, whole, build: what the links do not say; see `boxes` and `building`.
+        shifts: whether more rows move or change what the result had.
     """
 
     links: Callable[[Sized], Links]
-    exact: bool = True
+    exact: bool | Callable[[Any, Any], bool] = True
     moves: bool = False
     from_sizes: bool = False
+    spread: Callable[[Any, int, Any], Any] | None = None
+    """Which box of the result reads a box of the argument of that number."""
+    need: Callable[[Any, Any], Any] | None = None
+    """Which boxes of the arguments a box of the result reads."""
+    whole: Callable[[Any, Any], Any] | None = None
+    """The box, larger if it must be, that can be computed."""
+    build: Callable[[Any], Any] | None = None
+    """How to compute a box; else the operator runs on boxes of its arguments."""
+    shifts: Callable[[Any], bool] | None = None
+    """Else they do where a link that does not append has a dimension that grows."""
 
 
 given: dict[Any, Rule] = {}

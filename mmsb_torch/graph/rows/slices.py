@@ -58,7 +58,7 @@ def why_not_rows(graph: Graph) -> str | None:
 class _Proof:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.prime = _prime_above(max(_numbers(graph), default=0))
+        self.prime = prime_for(graph)
         self.values: dict[int, Rows | None] = {value: Rows(0) for value in graph.dynamic}
 
     def call(self, at: Sized) -> Rows | None:
@@ -213,8 +213,9 @@ _ENDLESS = 2**31
 """Larger numbers stand for "to the end"."""
 
 
-def _prime_above(number: int) -> int:
-    found = max(number, 100) | 1
+def prime_for(graph: Graph) -> int:
+    """A prime number of rows that no fixed size of the graph has as a factor."""
+    found = max(max(_numbers(graph), default=0), 100) | 1
     while True:
         found += 2
         if all(found % factor for factor in range(3, math.isqrt(found) + 1, 2)):

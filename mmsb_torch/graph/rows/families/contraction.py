@@ -9,6 +9,7 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized
 from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import attending, products
 from .pointwise import broadcast
 
 _aten = torch.ops.aten
@@ -92,12 +93,27 @@ def attention(at: Sized) -> Links:
 
 def rules() -> dict[Any, Rule]:
     """Products are exact if they have enough rows; attention of some of the queries is not."""
-    product = Rule(matmul)
+    product = Rule(matmul, whole=all_columns, build=products.build_matmul)
     return {
-        _aten.linear.default: Rule(linear),
+        _aten.linear.default: Rule(linear, whole=all_columns, build=products.build_linear),
         **{op.default: product for op in (_aten.matmul, _aten.mm, _aten.bmm, _aten.mv, _aten.dot)},
-        _aten.addmm.default: Rule(addmm),
-        _aten.baddbmm.default: Rule(addmm),
-        _aten.einsum.default: Rule(einsum),
-        _aten.scaled_dot_product_attention.default: Rule(attention, exact=False),
+        _aten.addmm.default: Rule(addmm, whole=all_columns, exact=False),
+        _aten.baddbmm.default: Rule(addmm, whole=all_columns, exact=False),
+        _aten.einsum.default: Rule(einsum, exact=False),
+        _aten.scaled_dot_product_attention.default: Rule(
+            attention,
+            exact=lambda _, box: box[-2] is None,
+            spread=attending.spread,
+            need=attending.need,
+            whole=all_columns,
+            build=attending.build,
+        ),
     }
+
+
+def all_columns(context: Any, box: Any) -> Any:
+    """Products of fewer columns may differ in the last bits, so all are computed."""
+    carried = context[1].carried
+    return tuple(
+        part if dim in carried and dim < len(box) - 1 else None for dim, part in enumerate(box)
+    )

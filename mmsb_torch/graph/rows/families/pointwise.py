@@ -9,6 +9,8 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized, schema_of
 from mmsb_torch.graph.rows.rule import Dims, Links, Rule
 
+from .vectors import in_vectors
+
 _aten = torch.ops.aten
 
 
@@ -35,7 +37,73 @@ def same_place(at: Sized) -> Links:
     return {name: broadcast(at.shapes[name], at.shape)}
 
 
-POINTWISE = Rule(pointwise)
+ARITHMETIC = Rule(pointwise)
+FUNCTION = Rule(pointwise, exact=in_vectors)
+
+_ARITHMETIC = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rsub",
+        "neg",
+        "abs",
+        "relu",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "clip",
+        "maximum",
+        "minimum",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "bitwise_xor",
+        "where",
+        "masked_fill",
+        "sqrt",
+        "reciprocal",
+        "square",
+        "sign",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "copy",
+        "fill",
+        "dropout",
+        "threshold",
+        "hardtanh",
+        "relu6",
+        "isnan",
+        "isfinite",
+        "isinf",
+        "__and__",
+        "__or__",
+        "__xor__",
+        "feature_dropout",
+        "alpha_dropout",
+        "positive",
+    ]
+)
+"""Each result is rounded once, so it is the same wherever it is computed."""
+
+
+def _rule(op: Any) -> Rule:
+    name = schema_of(op).name.removeprefix("aten::")
+    return ARITHMETIC if name in _ARITHMETIC else FUNCTION
+
 
 _UNTAGGED = (
     "__and__", "__or__", "__xor__", "copy", "prelu", "threshold", "log_sigmoid", "hardswish",
@@ -55,17 +123,20 @@ def pointwise_rule(op: Any) -> Rule | None:
     schema = getattr(op, "_schema", None)
     if schema is None or schema.is_mutable or torch.Tag.pointwise not in op.tags:
         return None
-    return POINTWISE if len(schema.returns) == 1 else None
+    return _rule(op) if len(schema.returns) == 1 else None
 
 
 def rules() -> dict[Any, Rule]:
     """Those that are not tagged."""
-    found: dict[Any, Rule] = {}
-    for names, rule in ((_UNTAGGED, POINTWISE), (_MOVES, Rule(same_place, moves=True))):
-        for name in names:
-            packet = getattr(_aten, name, None)
-            for overload in packet.overloads() if packet is not None else ():
-                op = getattr(packet, overload)
-                if not schema_of(op).is_mutable:
-                    found[op] = rule
-    return found
+    moving = Rule(same_place, moves=True)
+    return {
+        op: moving if name in _MOVES else _rule(op)
+        for name in (*_UNTAGGED, *_MOVES)
+        for op in _overloads(name)
+    }
+
+
+def _overloads(name: str) -> list[Any]:
+    packet = getattr(_aten, name, None)
+    found = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
+    return [op for op in found if not schema_of(op).is_mutable]

@@ -9,6 +9,9 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized
 from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import products
+from .vectors import in_vectors
+
 _aten = torch.ops.aten
 
 
@@ -27,6 +30,6 @@ def recurrent(at: Sized) -> Links:
 
 
 def rules() -> dict[Any, Rule]:
-    """The products inside may differ in the last bits for few sequences."""
+    """The products inside differ in the last bits for few sequences, so more are computed."""
     ops = (_aten.gru.input, _aten.lstm.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
-    return {op: Rule(recurrent) for op in ops}
+    return {op: Rule(recurrent, exact=in_vectors, build=products.build_recurrent) for op in ops}

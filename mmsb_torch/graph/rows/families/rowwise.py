@@ -10,6 +10,9 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized
 from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import products
+from .vectors import outside
+
 _aten = torch.ops.aten
 _L = Callable[["Sized"], Links]
 
@@ -45,6 +48,22 @@ def reduction(at: Sized) -> Links:
     return {name: reducing(rank, at.dims("dim", rank), keep=bool(at.arg("keepdim", False)))}
 
 
+def similarity(at: Sized) -> Links:
+    """`cosine_similarity(x1, x2, dim)`, broadcast against each other."""
+    shapes = [at.shapes[name] for name in ("x1", "x2")]
+    both = torch.broadcast_shapes(*shapes)
+    mixed = at.dim("dim", len(both), 1)
+    dims = reducing(len(both), [mixed], keep=False)
+    found = {}
+    for name, shape in zip(("x1", "x2"), shapes, strict=True):
+        shift = len(both) - len(shape)
+        found[name] = [
+            dims[one + shift] if size == both[one + shift] else MIXED
+            for one, size in enumerate(shape)
+        ]
+    return found
+
+
 def layer_norm(at: Sized) -> Links:
     """Mixes the last dimensions; weight and bias belong to those."""
     shape = at.shapes["input"]
@@ -67,13 +86,15 @@ def group_norm(at: Sized) -> Links:
     return {"input": (0,) + (MIXED,) * (len(at.shapes["input"]) - 1)}
 
 
-def _overloads(names: Sequence[str], links: _L, *, exact: bool = True) -> dict[Any, Rule]:
+def _overloads(
+    names: Sequence[str], links: _L, build: Callable[[Any], Any] | None = None
+) -> dict[Any, Rule]:
     found = {}
     for full in names:
         name, _, overload = full.partition(".")
         op = getattr(getattr(_aten, name, None), overload or "default", None)
         if op is not None:
-            found[op] = Rule(links, exact=exact)
+            found[op] = Rule(links, exact=outside, build=build)
     return found
 
 
@@ -100,7 +121,8 @@ def rules() -> dict[Any, Rule]:
             ),
             reduction,
         ),
+        **_overloads(("cosine_similarity",), similarity),
         **_overloads(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
-        **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm),
+        **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm, products.build_contiguous),
         **_overloads(("group_norm", "native_group_norm"), group_norm),
     }  # fmt: skip

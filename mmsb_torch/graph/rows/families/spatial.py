@@ -9,6 +9,8 @@ import torch
 from mmsb_torch.graph.rows.calls import Sized, schema_of
 from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import products
+
 _aten = torch.ops.aten
 
 
@@ -47,13 +49,15 @@ _POOLS = (
 
 
 def rules() -> dict[Any, Rule]:
-    """Convolutions of a single image may differ in the last bits: see `calling`."""
+    """A convolution of a single image may differ in the last bits, so two are computed."""
     found: dict[Any, Rule] = {}
     for name in ("conv1d", "conv2d", "conv3d", "convolution"):
         packet = getattr(_aten, name)
         for overload in packet.overloads():
             if "out" not in overload:
-                found[getattr(packet, overload)] = Rule(convolution)
+                found[getattr(packet, overload)] = Rule(
+                    convolution, build=products.build_convolution
+                )
     for name in _POOLS:
         packet = getattr(_aten, name)
         for overload in packet.overloads():

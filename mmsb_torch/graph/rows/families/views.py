@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mmsb_torch.graph.rows.calls import Sized, schema_of
-from mmsb_torch.graph.rows.rule import MIXED, Dims, Links, Rule
+from mmsb_torch.graph.rows.building import itself
+from mmsb_torch.graph.rows.calls import Call, Sized, schema_of
+from mmsb_torch.graph.rows.rule import MIXED, Links, Rule
 
+from . import folding
+from .folding import groups
 from .pointwise import broadcast
-from .shifts import inside, shifted, single
+from .shifts import Start, inside, shifted, single
 
 _aten = torch.ops.aten
-
-
-def groups(one: Sequence[int], other: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Runs of dimensions with equal products, as short as possible.
-
-    A reshape moves elements only inside of a group. Dimensions of size 1 without a partner are left
-    out; shapes without elements have no groups.
-    """
-    if 0 in one or 0 in other:
-        return []
-    found = []
-    a, b = 0, 0
-    while a < len(one) or b < len(other):
-        single_a, single_b = one[a : a + 1] == (1,), other[b : b + 1] == (1,)
-        if single_a != single_b:
-            a, b = a + single_a, b + single_b
-            continue
-        left, right = [a], [b]
-        product, goal = one[a], other[b]
-        a, b = a + 1, b + 1
-        while product != goal:
-            if product < goal:
-                left.append(a)
-                product, a = product * one[a], a + 1
-            else:
-                right.append(b)
-                goal, b = goal * other[b], b + 1
-        found.append((left, right))
-    return found
 
 
 def reshaped(at: Sized) -> Links:
@@ -99,61 +73,98 @@ def expanded(at: Sized) -> Links:
     return {name: broadcast(at.shapes[name], at.shape)}
 
 
+def _cut(
+    at: Sized, name: str, dim: int, start: Start, step: int = 1, *, appends: bool = False
+) -> Links:
+    shape = at.shapes[name]
+    dims: list[Any] = list(range(len(shape)))
+    if at.shape[dim] != shape[dim]:
+        dims[dim] = shifted(dim, start, step, appends=appends)
+    return {name: dims}
+
+
 def sliced(at: Sized) -> Links:
     """One dimension from start to end by step."""
-    shape = at.shapes["self"]
-    dim = at.dim("dim", len(shape), 0)
-    start, _, step = slice(at.arg("start"), at.arg("end"), at.arg("step", 1)).indices(shape[dim])
-    return {"self": _cut(shape, at.shape, dim, start, step)}
+    dim = at.dim("dim", len(at.shape), 0)
+
+    def start(at: Sized) -> int:
+        return slice(at.arg("start"), at.arg("end")).indices(at.shapes["self"][dim])[0]
+
+    return _cut(at, "self", dim, start, at.arg("step", 1), appends=begins_fixed(at.call))
 
 
-def _cut(shape: Sequence[int], out: Sequence[int], dim: int, start: int, step: int = 1) -> Dims:
-    dims: list[Any] = list(range(len(shape)))
-    if out[dim] != shape[dim]:
-        dims[dim] = shifted(dim, start, step)
-    return dims
+def begins_fixed(call: Call) -> bool:
+    """Whether a slice begins at a fixed index, wherever it ends."""
+    start = call.args.get("start") or 0
+    return isinstance(start, int) and start >= 0 and call.args.get("step", 1) == 1
+
+
+def _slice_shifts(site: Any) -> bool:
+    return not begins_fixed(site.call)
 
 
 def narrowed(at: Sized) -> Links:
     """`length` indices from `start`."""
-    shape = at.shapes["self"]
-    dim = at.dim("dim", len(shape))
-    return {"self": _cut(shape, at.shape, dim, at.arg("start") % max(shape[dim], 1))}
+    dim = at.dim("dim", len(at.shape))
+
+    def start(at: Sized) -> int:
+        given = at.arg("start")
+        return int(given + at.shapes["self"][dim] * (given < 0))
+
+    return _cut(at, "self", dim, start)
 
 
 def split(at: Sized) -> Links:
     """One of the pieces along a dimension: `split`, `chunk`, `split_with_sizes`."""
     name = at.call.places[0][0]
-    shape, item = at.shapes[name], at.call.item or 0
-    dim = at.dim("dim", len(shape), 0)
-    sizes = at.arg("split_sizes") or at.arg("split_size")
-    if sizes is None:
-        sizes = -(-shape[dim] // at.arg("chunks"))
-    start = sum(sizes[:item]) if isinstance(sizes, list) else sizes * item
-    return {name: _cut(shape, at.shape, dim, start)}
+    dim, item = at.dim("dim", len(at.shape), 0), at.call.item or 0
+
+    def start(at: Sized) -> int:
+        sizes = at.arg("split_sizes") or at.arg("split_size")
+        if sizes is None:
+            sizes = -(-at.shapes[name][dim] // at.arg("chunks"))
+        return sum(sizes[:item]) if isinstance(sizes, list) else int(sizes) * item
+
+    return _cut(at, name, dim, start)
 
 
 def selected(at: Sized) -> Links:
     """One index of a dimension, which goes away: `select`, and a piece of `unbind`."""
-    shape = at.shapes["self"]
-    dim = at.dim("dim", len(shape), 0)
-    index = at.call.item if at.call.item is not None else at.arg("index")
-    dims: list[Any] = [*range(dim), single(index % max(shape[dim], 1)), *range(dim, len(shape) - 1)]
-    return {"self": dims}
+    rank = len(at.shapes["self"])
+    dim = at.dim("dim", rank, 0)
+
+    def index(at: Sized) -> int:
+        given = at.call.item if at.call.item is not None else at.arg("index")
+        return int(given + at.shapes["self"][dim] * (given < 0))
+
+    return {"self": [*range(dim), single(index), *range(dim, rank - 1)]}
 
 
 def joined(at: Sized) -> Links:
     """`cat`: one after the other along a dimension."""
-    dim, found, start = at.dim("dim", len(at.shape), 0), [], 0
-    for shape in at.shapes["tensors"]:
-        dims: list[Any] = list(range(len(shape)))
+    dim, found = at.dim("dim", len(at.shape), 0), []
+    for place, shape in enumerate(at.shapes["tensors"]):
         if len(shape) != len(at.shape):  # an old kindness to empty tensors
-            dims = [MIXED] * len(shape)
-        elif shape[dim] != at.shape[dim]:
-            dims[dim] = inside(dim, start)
-        start += shape[dim] if len(shape) == len(at.shape) else 0
+            found.append([MIXED] * len(shape))
+            continue
+        dims: list[Any] = list(range(len(shape)))
+        if shape[dim] != at.shape[dim]:
+            dims[dim] = inside(dim, _before(dim, place), _length(dim, place))
         found.append(dims)
     return {"tensors": found}
+
+
+def _before(dim: int, place: int) -> Start:
+    def start(at: Sized) -> int:
+        rank = len(at.shape)
+        shapes = at.shapes["tensors"][:place]
+        return sum(shape[dim] for shape in shapes if len(shape) == rank)
+
+    return start
+
+
+def _length(dim: int, place: int) -> Start:
+    return lambda at: int(at.shapes["tensors"][place][dim])
 
 
 def stacked(at: Sized) -> Links:
@@ -244,19 +255,59 @@ _CHANGE = frozenset({triangle, padded, scattered, first_dims})
 """What puts other values beside those it moves."""
 
 
+def build_selected(job: Any) -> Any:
+    """The argument was restricted to the index."""
+    register = job.registers[0]
+    dim = job.site.at.dim("dim", len(job.needs[0]), 0)
+    return lambda registers, _: torch.select(registers[register], dim, 0)
+
+
+def build_joined(job: Any) -> Any:
+    """The pieces of which something is needed."""
+    given = [register for register in job.registers if register is not None]
+    dim = job.site.at.dim("dim", len(job.box), 0)
+    if len(given) == 1:
+        (only,) = given
+        return lambda registers, _: registers[only]
+    return lambda registers, _: torch.cat([registers[one] for one in given], dim)
+
+
+_HOOKS: dict[Any, dict[str, Any]] = {
+    reshaped: {
+        "spread": folding.spread,
+        "need": folding.need,
+        "whole": folding.whole,
+        "build": folding.build,
+        "shifts": folding.shifts,
+    },
+    expanded: {
+        "build": folding.build_expanded,
+        "shifts": lambda _: False,
+        "whole": lambda _, box: box,
+    },
+    sliced: {"build": itself, "shifts": _slice_shifts},
+    narrowed: {"build": itself},
+    split: {"build": itself},
+    selected: {"build": build_selected},
+    joined: {"build": build_joined},
+}
+
+
 def rules() -> dict[Any, Rule]:
     """All of these are exact."""
     found = {}
     for links, names in _FAMILIES.items():
+        rule = Rule(
+            links,
+            moves=links not in _CHANGE,
+            from_sizes=links in _FROM_SIZES,
+            **_HOOKS.get(links, {}),
+        )
         for name in names:
             packet = getattr(_aten, name)
             for overload in packet.overloads():
                 if overload not in _ODD and "out" not in overload and "names" not in overload:
-                    from_sizes = links in _FROM_SIZES
-                    moves = links not in _CHANGE
-                    found[getattr(packet, overload)] = Rule(
-                        links, moves=moves, from_sizes=from_sizes
-                    )
+                    found[getattr(packet, overload)] = rule
     return found
 
 
