@@ -50,15 +50,18 @@ class Costs:
         """What a run that took `seconds` saved against one in full; never less than nothing."""
         return max((self.full or 0.0) - seconds, 0.0)
 
-    def favour_rows(self, rows: int, of: int) -> bool:
-        """Whether running `rows` rows of `of` is expected to take less than all of them."""
+    def favour_rows(self, rows: int, of: int, *, slack: float = 1.0) -> bool:
+        """Whether running `rows` rows of `of` is expected to take less than all of them.
+
+        `slack`: how much longer than that it may take.
+        """
         full = self.full
         if full is None:
             return 2 * rows <= of
         seen = self._rows.get(rows.bit_length())
         if seen is None:
-            return _OVERHEAD + full * _DEARER * rows / of < full
-        if min(seen) < full:
+            return _OVERHEAD + full * _DEARER * rows / of < full * slack
+        if min(seen) < full * slack:
             return True
         self._refused += 1
         if self._refused >= _AGAIN:

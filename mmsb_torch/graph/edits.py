@@ -18,16 +18,19 @@ class Edits(NamedTuple):
 
     inputs: frozenset[int]
     """Positions of the inputs that changed."""
-    rows: Tensor
-    """The rows that changed in any of them, new ones among them, maybe more: int64 [n], sorted."""
+    rows: Tensor | None
+    """The rows that changed in any of them, new ones among them, maybe more: int64 [n], sorted. None
+    if these inputs have not one number of rows, or fewer than the value."""
     of: int
-    """How many rows there are by now; no fewer than the value has."""
+    """How many rows there are by now."""
+    share: tuple[int, int]
+    """Of the input that changed most: how many rows changed, of how many."""
 
 
 def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits | None:
-    """The rows that changed, if a value is there and everything else is as it was.
+    """What changed, if a value is there and everything else is as it was.
 
-    None if that is not known, or if whole inputs changed. The caller holds the node's flight.
+    None if that is not known, or if an input changed as a whole. The caller holds the node's flight.
     """
     entry = node.entry
     if (
@@ -40,7 +43,7 @@ def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits
         or len(now) != len(node.seen)
     ):
         return None
-    places, found, counts = [], [], set()
+    found: dict[int, tuple[Tensor, int]] = {}
     with look.engine.router.table.lock:
         for place, item in enumerate(recipe.inputs):
             before, after = node.seen[place], now[place]
@@ -51,10 +54,17 @@ def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits
             rows = item.journal.since(before, item.spec.shape).touched_rows()
             if rows is None:
                 return None
-            places.append(place)
-            found.append(rows)
-            counts.add(item.spec.shape[0])
-    if len(counts) != 1 or max(counts) < entry.value.shape[0]:
+            found[place] = rows, item.spec.shape[0]
+    if not found:
         return None
-    rows = found[0] if len(found) == 1 else torch.cat(found).unique()
-    return Edits(frozenset(places), rows, counts.pop())
+    counts = {count for _, count in found.values()}
+    together = None
+    if len(counts) == 1 and max(counts) >= entry.value.shape[0]:
+        parts = [rows for rows, _ in found.values()]
+        together = parts[0] if len(parts) == 1 else torch.cat(parts).unique()
+    share = max(((rows.numel(), count) for rows, count in found.values()), key=_ratio)
+    return Edits(frozenset(found), together, max(counts), share)
+
+
+def _ratio(share: tuple[int, int]) -> float:
+    return share[0] / max(share[1], 1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmsb_torch.graph.activations import Activations
 from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.failures import Overtaken, Restart, said
 from mmsb_torch.graph.flights import Flights
@@ -41,6 +42,7 @@ class Counts:
         "saved",
         "seconds",
         "sliced",
+        "stepped",
         "unchanged",
     )
 
@@ -52,6 +54,8 @@ class Counts:
         self.seconds = 0.0
         self.sliced = 0
         """Of those recomputed: on some rows only."""
+        self.stepped = 0
+        """Of those recomputed: by a step through their graph."""
         self.rows = 0
         """So many rows, all together."""
         self.saved = 0.0
@@ -62,6 +66,7 @@ class Counts:
         self.unchanged += outcome.what == "unchanged"
         self.seconds += outcome.seconds
         self.sliced += outcome.engine == "slice"
+        self.stepped += outcome.engine == "mask"
         self.rows += outcome.rows
         self.saved += outcome.saved
 
@@ -79,6 +84,7 @@ class Engine:
         self.runner = Runner(router, device or torch.get_default_device())
         self.flights = Flights(self.topology.lock)
         self.plans = Plans()
+        self.activations = Activations()
         self.worlds = Worlds()
         """What changed in the code of pages and memoised functions, for people."""
         self.code_changes = 0

@@ -45,7 +45,7 @@ class Plans:
         Args:
             recipe: a function with pages and constants bound; it runs on tensors without values.
             values: of its inputs.
-            value: what it gave.
+            value: what it gave; only its look counts.
             changed: the inputs, by position, whose rows are edited.
             promise: seconds that a plan would have saved so far.
         """
@@ -64,7 +64,8 @@ class Plans:
         from mmsb_torch.graph.rows import plan  # noqa: PLC0415 - torch.export loads when it is used
 
         try:
-            made = plan(lambda *given: recipe.run(given), values, value, changed)
+            held = recipe.definition.tensors
+            made = plan(lambda *given: recipe.run(given), values, value, changed, held)
         except PlanError as error:
             return error.message
         self.seconds = max(made.seconds, 0.5)

@@ -28,10 +28,11 @@ from mmsb_torch.graph.failures import (
 )
 from mmsb_torch.graph.look import NEVER, Look
 from mmsb_torch.graph.node import Flight, Node, Outcome
+from mmsb_torch.graph.part import Made
 from mmsb_torch.graph.recipes import Recipe
 from mmsb_torch.graph.run import Run
 from mmsb_torch.graph.running import Frame
-from mmsb_torch.graph.slicing import Part, Slicing
+from mmsb_torch.graph.slicing import Slicing
 from mmsb_torch.graph.worlds import note_recipe, note_settings
 from mmsb_torch.instrumentation.context import settings
 from mmsb_torch.instrumentation.identity import LEDGER
@@ -143,7 +144,7 @@ class Pull(Look):
         slicing, began = Slicing.of(node, recipe), time.perf_counter()
         try:
             changed = edits(self, node, recipe, now) if reason is None else None
-            value, part = self._run(node, recipe, frame, changed)
+            made = self._run(node, recipe, frame, changed, now)
         except Written as written:
             raise self._written(node, written.entries, frame) from written.__cause__
         except Exception as error:
@@ -161,29 +162,28 @@ class Pull(Look):
             steady = recipe.changed() is None and settings() == self.settings
         code = recipe.digest if steady else "changed while it ran"
         definition = recipe.definition.digest if recipe.definition is not None else ""
-        run = Run(value, part, slicing, recipe.digest, code, definition, world, reason, seconds)
+        run = Run(made, slicing, recipe.digest, code, definition, world, reason, seconds)
         self._publish(node, frame, run)
-        if part is not None and not part.trial:
-            slicing.costs.ran_rows(part.computed.numel(), time.perf_counter() - slicing.began)
+        slicing.published(made, time.perf_counter())
 
     def _run(
-        self, node: Node, recipe: Recipe, frame: Frame, changed: Edits | None
-    ) -> tuple[Tensor, Part | None]:
-        """Run a recipe on the rows that changed, if that will do, else in full."""
+        self,
+        node: Node,
+        recipe: Recipe,
+        frame: Frame,
+        changed: Edits | None,
+        now: tuple[int, ...],
+    ) -> Made:
+        """Run a recipe on the rows that changed, or its graph in part, if that will do; else in full."""
         slicing, began = Slicing.of(node, recipe), time.perf_counter()
-        part = None
         if changed is not None and not frame.private:
-            part = slicing.part(self, changed)
-        if part is not None:
-            value = slicing.run(self, part, frame, node.entry.value)
-            if not frame.reads and not frame.peeked:
-                return value, part
-            slicing.never("it reads pages that it was not declared with")
-            raise Restart
+            made = slicing.in_part(self, changed, frame, now)
+            if made is not None:
+                return made
         values = [self.value(entry) for entry in recipe.inputs]
         value = self.engine.runner.run(recipe, values, frame)
-        slicing.computed(self, value, time.perf_counter() - began)
-        return value, None
+        slicing.computed(self, value, time.perf_counter() - began, now)
+        return Made(value)
 
     def _refresh(self, node: Node, recipe: Recipe, reason: str) -> Recipe:
         """Take note of changed code: whoever depended on the old is looked at again."""
@@ -207,16 +207,17 @@ class Pull(Look):
         epochs = self.epochs
         now = tuple([frame.reads.get(e, epochs.get(e.info.id, NEVER)) for e in inputs])
         old = entry.tensor if entry.is_unwritten() else None
-        if run.part is not None and old is None:
+        part = run.made.part
+        if part is not None and old is None:
             raise Restart  # somebody wrote to what the rows belong to
         region, values = run.change(old)
         what = "computed" if old is None else "recomputed"
         with engine.router.table.lock:
-            if run.part is not None and not entry.is_unwritten():
+            if part is not None and not entry.is_unwritten():
                 raise Restart
-            if old is not None and region.empty and (run.part or Spec.of(values) == Spec.of(old)):
+            if old is not None and region.empty and (part or Spec.of(values) == Spec.of(old)):
                 what = "unchanged"
-            elif run.part is None:
+            elif part is None:
                 engine.router.publish(entry, values, region)
             else:
                 engine.router.publish_rows(entry, values, region)

@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from mmsb_torch.device import changed_rows, same_bits, take_rows
+from mmsb_torch.graph.part import Made
 from mmsb_torch.graph.sample import beyond
-from mmsb_torch.graph.slicing import Part, Slicing
+from mmsb_torch.graph.slicing import Slicing
 from mmsb_torch.types import Region
 
 
 class Run(NamedTuple):
     """What a run of a recipe gave."""
 
-    value: Tensor
-    part: Part | None
-    """The rows that `value` holds; None: all of them."""
+    made: Made
     slicing: Slicing
     digest: str
     """What the code was when it began."""
@@ -32,12 +31,13 @@ class Run(NamedTuple):
 
     def change(self, old: Tensor | None) -> tuple[Region, Tensor]:
         """What differs from the value before, and the new values: the whole, or of the region's rows."""
-        if self.part is None or old is None:
-            return difference(old, self.value), self.value
-        (rows, _, of, _), value = self.part, self.value
+        value, part, _, exact = self.made
+        if part is None or old is None:
+            return difference(old, value), value
+        rows, _, of, _ = part
         here = int(torch.searchsorted(rows, len(old))) if of > len(old) else rows.numel()
         before, after = take_rows(old, rows[:here]), value[:here]
-        if self.slicing.exact:
+        if exact:
             differs = changed_rows(before, after)
         else:  # what may be rounding is no change, and the value before stays
             differs = (beyond(after, before) > 1).nonzero().view(-1)
@@ -49,9 +49,13 @@ class Run(NamedTuple):
 
     def how(self) -> tuple[str, int, float, str | None]:
         """The engine, the rows that changed behind it, the seconds saved, and why it ran in full."""
-        if self.part is None:
-            return "full", 0, 0.0, self.slicing.why_not
-        return "slice", self.part.rows.numel(), self.slicing.costs.saved(self.seconds), None
+        _, part, engine, _ = self.made
+        if engine == "full":
+            masking = self.slicing.masking
+            why = masking.why_not if masking is not None else None
+            return engine, 0, 0.0, why or self.slicing.why_not
+        rows = part.rows.numel() if part is not None else len(self.made.value)
+        return engine, rows, self.slicing.costs.saved(self.seconds), None
 
 
 def difference(old: Tensor | None, new: Tensor) -> Region:

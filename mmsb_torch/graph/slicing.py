@@ -13,7 +13,7 @@ are computed alone from then on.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,33 +21,21 @@ from torch import Tensor
 from mmsb_torch.device import rows_threshold, same_bits, take_rows
 from mmsb_torch.errors import MMSBError, NotRowwiseError
 from mmsb_torch.graph.costs import Costs
-from mmsb_torch.graph.failures import said
+from mmsb_torch.graph.failures import Restart, said
+from mmsb_torch.graph.part import Made, Part
 from mmsb_torch.graph.recipes import CallRecipe, Recipe
-from mmsb_torch.graph.rows.evenness import uneven
 from mmsb_torch.graph.running import Frame
 from mmsb_torch.graph.sample import DiffersError, agreement
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.edits import Edits
+    from mmsb_torch.graph.masking import Masking
     from mmsb_torch.graph.node import Node
     from mmsb_torch.graph.pull import Pull
 
 
 class _NoRowsError(Exception):
     """A recipe must not be run on some rows; the argument says why."""
-
-
-class Part(NamedTuple):
-    """Rows of a value to be made again."""
-
-    rows: Tensor
-    """int64 [n], sorted."""
-    computed: Tensor
-    """The rows to compute: those, and as many more as it takes."""
-    of: int
-    """How many rows there are."""
-    trial: bool = False
-    """Find out whether the others were needed."""
 
 
 class Slicing:
@@ -60,6 +48,7 @@ class Slicing:
         least: how many rows to compute at least; 0: no sample was compared yet.
         fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
         exact: rows computed apart have the bits of the whole; else they are equal up to rounding.
+        masking: the recipe's graph, if it was captured, for edits that rows alone do not tell.
         why_not: why the value is made in full.
     """
 
@@ -75,6 +64,7 @@ class Slicing:
         "fewer",
         "follows",
         "least",
+        "masking",
         "why_not",
     )
 
@@ -87,6 +77,7 @@ class Slicing:
         self.least = 0
         self.fewer: dict[int, bool] = {}
         self.exact = True
+        self.masking: Masking | None = None
         self.why_not: str | None = None
         self._promise = 0.0
         """Seconds that edits seen so far would have saved."""
@@ -106,6 +97,38 @@ class Slicing:
         known._recipe = recipe
         return known
 
+    def in_part(self, pull: Pull, edits: Edits, frame: Frame, now: tuple[int, ...]) -> Made | None:
+        """What changed, made by rows or by the graph; None: it has to be made in full.
+
+        Raises:
+            NotRowwiseError: as `part`.
+            Restart: it reads pages that it was not declared with, which came to light now.
+        """
+        whole = self._node.entry.value
+        part = self.part(pull, edits)
+        if part is not None:
+            value = self.run(pull, part, frame, whole)
+            if frame.reads or frame.peeked:
+                self.never("it reads pages that it was not declared with")
+                raise Restart
+            return Made(value, part, "slice", self.exact)
+        if self.masking is None:
+            return None
+        self.began = time.perf_counter()
+        found = self.masking.step(pull, self._recipe, now, whole)
+        if found is None:
+            self.masking.expect(*edits.share)
+            return None
+        return Made(*found, "mask", self.masking.exact)
+
+    def published(self, made: Made, at: float) -> None:
+        """A value was published at time `at`: note what making it took, to the end."""
+        part = made.part
+        if made.engine == "mask" and self.masking is not None:
+            self.masking.stepped(at - self.began)
+        elif part is not None and not part.trial:
+            self.costs.ran_rows(part.computed.numel(), at - self.began)
+
     def part(self, pull: Pull, edits: Edits) -> Part | None:
         """The rows to make again, if that is right and expected to be faster than all of them.
 
@@ -113,15 +136,14 @@ class Slicing:
             NotRowwiseError: the user said that the recipe is row-wise, and a sample shows it is not.
         """
         whole, inputs = self._node.entry.value, self._recipe.inputs
-        if self.follows is None and edits.of == len(whole):
-            if self._recipe.rows is None:
-                self._prove(pull, whole, edits)
-            else:
-                self._look(pull, whole)
+        if self.follows is None and self._recipe.rows is None:
+            self._prove(pull, whole, edits)
+        elif self.follows is None and edits.of == len(whole):
+            self._look(pull, whole)
         if not self.follows:
             return None
-        if not edits.inputs <= self.follows:
-            name = inputs[min(edits.inputs - self.follows)].info.name
+        if edits.rows is None or not edits.inputs <= self.follows:
+            name = inputs[min(edits.inputs - self.follows or edits.inputs)].info.name
             self.why_not = f"{name!r} changed, which every row depends on"
             return None
         if any(len(pull.value(inputs[place])) != edits.of for place in self.follows):
@@ -131,11 +153,11 @@ class Slicing:
             self._check(pull, whole, edits.rows)
             if not self.follows or self.least == 0:
                 return None
-        return self._chosen(edits)
+        return self._chosen(edits.rows, edits.of)
 
-    def _chosen(self, edits: Edits) -> Part | None:
+    def _chosen(self, rows: Tensor, of_all: int) -> Part | None:
         """How many rows to compute for some that changed; None: all of them."""
-        count, of_all, (least, most) = edits.rows.numel(), edits.of, self._sizes
+        count, (least, most) = rows.numel(), self._sizes
         size = count if self.fewer.get(count) else max(count, self.least)
         if not least <= size <= of_all <= (most or of_all):
             self.why_not = (
@@ -148,7 +170,7 @@ class Slicing:
         self.why_not = None
         trial = size > count >= least and count not in self.fewer
         trial = trial and self.costs.is_dear(size, of_all)
-        return Part(edits.rows, _padded(edits.rows, size), of_all, trial)
+        return Part(rows, _padded(rows, size), of_all, trial)
 
     def run(self, pull: Pull, part: Part, frame: Frame, whole: Tensor) -> Tensor:
         """Call the recipe on some rows of the inputs that its rows follow, and on the others whole.
@@ -177,13 +199,15 @@ class Slicing:
             del value
         return pull.engine.runner.run(self._recipe, given, frame)
 
-    def computed(self, pull: Pull, value: Tensor, seconds: float) -> None:
+    def computed(self, pull: Pull, value: Tensor, seconds: float, now: tuple[int, ...]) -> None:
         """Note what a run in full took, and look at what the user said of its rows.
 
         Raises:
             NotRowwiseError: the recipe is not row-wise, though the user said so.
         """
         self.costs.ran_in_full(seconds)
+        if self.masking is not None and len(now) == len(self._recipe.inputs):
+            self.masking.ran_in_full(pull, self._recipe, now, value, seconds)
         if self._recipe.rows and self.least == 0 and self.follows != frozenset():
             self._look(pull, value)
             self._check(pull, value, None)
@@ -205,26 +229,35 @@ class Slicing:
 
     def _prove(self, pull: Pull, whole: Tensor, edits: Edits) -> None:
         """Find out from the recipe's graph which inputs the rows follow, if that promises to pay."""
+        from mmsb_torch.graph.masking import Masking  # noqa: PLC0415 - graphs load when they are used
+        from mmsb_torch.graph.rows.evenness import uneven  # noqa: PLC0415
+
         plans, recipe, node = pull.engine.plans, self._recipe, self._node
         if not isinstance(recipe, CallRecipe):
             self.never("it is no plain function")
             return
-        self._promise += self.costs.promise(edits.rows.numel(), len(whole))
+        self._promise += self.costs.promise(*edits.share)
         if not self._promise:
             return
         frame = Frame(pull, node)
         values = [pull.value(entry) for entry in recipe.inputs]
+        count = len(whole) if edits.rows is None else edits.of
+        like = torch.empty((count, *whole.shape[1:]), dtype=whole.dtype, device="meta")
         with pull.engine.runner.inside(frame):
-            plan = plans.of(recipe, values, whole, sorted(edits.inputs), self._promise)
+            plan = plans.of(recipe, values, like, sorted(edits.inputs), self._promise)
         if plan is None:
             return
-        if isinstance(plan, str) or plan.why_not is not None:
-            self.never(plan if isinstance(plan, str) else str(plan.why_not))
-        elif frame.reads or frame.peeked:
-            self.never("it reads pages that it was not declared with")
+        if isinstance(plan, str) or frame.reads or frame.peeked:
+            read = "it reads pages that it was not declared with"
+            self.never(plan if isinstance(plan, str) else read)
+            return
+        dtypes = [value.dtype for value in values]
+        self.masking = Masking(plan, dtypes, pull.engine.activations)
+        if plan.why_not is not None:
+            self.never(plan.why_not)
         else:
             self.follows, self._sizes = plan.follows, (plan.least, plan.most)
-            self._uneven = uneven(plan.graph, [value.dtype for value in values])
+            self._uneven = uneven(plan.graph, dtypes)
 
     def _check(self, pull: Pull, whole: Tensor, changed: Tensor | None) -> None:
         """Compare some rows computed apart with those of `whole`, which is right but for `changed`.

@@ -29,6 +29,8 @@ def statistics(engine: Engine) -> dict[str, Any]:
         "failed": counts.failed,
         "recompute_seconds": counts.seconds,
         "sliced": counts.sliced,
+        "stepped": counts.stepped,
+        "activation_bytes": engine.activations.nbytes,
         "sliced_rows": counts.rows,
         "saved_seconds": counts.saved,
         "audit": engine.audit.stats(),

@@ -14,7 +14,7 @@ from .calls import Graph
 from .kept import Kept
 from .programs import Programs
 from .slices import why_not_rows
-from .tracing import trace
+from .tracing import let_go, trace
 
 _FEWEST = 2
 """Tracers take sizes 0 and 1 for special."""
@@ -69,6 +69,7 @@ def plan(
     values: Sequence[Tensor],
     output: Tensor,
     changed: Sequence[int],
+    held: Sequence[Tensor] = (),
 ) -> Plan:
     """Capture a function and find out what its rows depend on.
 
@@ -79,12 +80,18 @@ def plan(
         values: what it was called with.
         output: what it gave.
         changed: the inputs, by number, whose changes are expected.
+        held: tensors that the function holds; the plan then holds these and no aliases, so whether
+            they were written can be seen as before.
 
     Raises:
         PlanError: it cannot be captured; the message says why.
     """
     began = time.perf_counter()
-    graph, why = _captured(function, values, output, changed)
+    try:
+        graph, why = _captured(function, values, output, changed)
+    finally:
+        let_go()
+    graph = graph._replace(constants=tuple(_original(one, held) for one in graph.constants))
     found = Plan(graph, why, Programs(graph, values, changed))
     found.seconds = time.perf_counter() - began
     return found
@@ -114,3 +121,18 @@ def _captured(
         why = refusal.message if refusal else "it could only be captured at fixed sizes"
         best = (trace(function, values, []), why)
     return best
+
+
+def _original(constant: Tensor, held: Sequence[Tensor]) -> Tensor:
+    """The one of `held` that a constant is an alias of, or itself."""
+    for one in held:
+        if (
+            one.untyped_storage()._cdata == constant.untyped_storage()._cdata  # noqa: SLF001
+            and _look(one) == _look(constant)
+        ):
+            return one
+    return constant
+
+
+def _look(value: Tensor) -> tuple[object, ...]:
+    return value.dtype, value.shape, value.stride(), value.storage_offset()

@@ -7,6 +7,7 @@ its sizes is refused.
 
 from __future__ import annotations
 
+import gc
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -60,6 +61,19 @@ def trace(function: Callable[..., Any], values: Sequence[Tensor], dynamic: Seque
     except Exception as error:
         said = str(error) if isinstance(error, _StoppedError) else _said(error)
         raise PlanError(f"torch.export does not take it: {said}") from error
+
+
+def let_go() -> None:
+    """After tracing: free the aliases of weights that the tracer would hold until its next run.
+
+    As long as there are any, nobody can tell that weights are unchanged but by reading them.
+    """
+    from torch.fx.experimental import proxy_tensor  # noqa: PLC0415 - loaded by torch.export
+
+    nodes = getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", None)
+    if isinstance(nodes, dict):
+        nodes.clear()
+    gc.collect()
 
 
 class _Function(nn.Module):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from torch import Tensor
+
 from mmsb_torch.errors import InvalidRecipeError
 
 from .identity import Serials
@@ -108,6 +110,12 @@ class Definition:
     def cheap(self) -> bool:
         """Whether `changed` compares identities only, and reads no tensor."""
         return not self._guards.contents
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors whose bytes count, as the objects that the code refers to."""
+        found = [getattr(item.read, "args", ()) for item in self._guards.contents]
+        return [args[0] for args in found if args and isinstance(args[0], Tensor)]
 
     def changed(self) -> str | None:
         """What differs from the time of the digest, or None.
