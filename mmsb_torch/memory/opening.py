@@ -9,6 +9,7 @@ import torch
 
 from mmsb_torch.device import PageLocation, resolve_device
 from mmsb_torch.errors import CorruptLogError, InternalError, StoreError, UnsupportedError
+from mmsb_torch.graph.activations import LIMIT_BYTES
 from mmsb_torch.graph.audit import check_share
 from mmsb_torch.memory import auditing, deriving
 from mmsb_torch.memory.memory import BUDGET_BYTES, Memory
@@ -32,6 +33,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
     retention: Retention | None = None,
     compaction: bool = True,
     budget: int | str | None = None,
+    activations: int | str = LIMIT_BYTES,
     mapped: bool = False,
     audit: float = 0.0,
 ) -> Memory:
@@ -52,6 +54,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
             that opening would take twice as long as it must.
         budget: bytes that memoised results may take on disk, or without a path in memory: a number,
             or "8 GiB". Any number on disk and 1 GiB in memory if left out.
+        activations: bytes that derived pages may keep to be made again in part, as `budget` is said;
+            what was not used for longest goes first. `stats()["activation_bytes"]` has what is kept.
         mapped: leave the checkpoint's tensors in its files, mapped, when nothing is to be written
             (modes other than "w"): opening copies nothing, and processes share the memory. Each
             byte is checked once, at opening; somebody who later cuts the files kills this process.
@@ -73,6 +77,7 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         raise UnsupportedError(f"durability={durability!r}: expected 'process', 'full' or 'none'")
     where = None if device is None else resolve_device(device)
     nbytes = None if budget is None else parse_bytes(budget)
+    limit = parse_bytes(activations)
     check_share("audit", audit)
     if path is None:
         if mode != "w":
@@ -80,7 +85,9 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
                 f"mode={mode!r} reads a store: expected a path, mmsb.open(path, mode={mode!r})"
             )
         nbytes = BUDGET_BYTES if nbytes is None else nbytes
-        return Memory(device=where, budget=nbytes, audit=audit)
+        memory = Memory(device=where, budget=nbytes, audit=audit)
+        memory._engine.activations.limit = limit  # noqa: SLF001 - one facade
+        return memory
     from mmsb_torch.runtime.store import FILES  # noqa: PLC0415 - files load when there is a path
 
     if mapped and mode == "w":
@@ -89,7 +96,8 @@ def open(  # noqa: A001 - the public name, used as mmsb.open
         )
     memory = open_on(FILES, path, mode=mode, device=where, durability=durability, mapped=mapped)
     auditing.begin(memory, audit)
-    memory._retention = retention  # noqa: SLF001 - one facade
+    memory._engine.activations.limit = limit  # noqa: SLF001
+    memory._retention = retention  # noqa: SLF001
     memory._objects = results(memory, mode, nbytes)  # noqa: SLF001
     if mode == "w" and compaction:
         from mmsb_torch.memory.compaction import Compactor  # noqa: PLC0415 - as above

@@ -171,7 +171,7 @@ class TestOthers:
 
 class TestBounds:
     def test_the_limit_of_what_is_kept(self, mem):
-        mem._engine.activations.limit = 1000
+        mem = mmsb.open(activations=1000)
         model = Decoder().eval()
         ids = mem.page("ids", torch.randint(0, WORDS, (60,)))
         out = mem.derive(model, ids, name="out")
