@@ -2,12 +2,16 @@
 
 import functools
 import os
+import re
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+
+from mmsb_torch.graph.rows.families import all_rules
 
 from .editing import Edited, boxes, filler
 
@@ -191,3 +195,9 @@ def test_boxes_of_every_argument(name, pieces):
             case.edit(chosen, filler(data.draw(st.integers(0, 99))), grown)
 
     run()
+
+
+def test_every_rule_is_in_the_documentation():
+    text = (Path(__file__).parents[3] / "docs" / "rows.md").read_text()
+    written = set(re.findall(r"`(\w+)`", text.split("## Rules")[1].split("Made from sizes")[0]))
+    assert {str(op).split(".")[1] for op in all_rules()} <= written

@@ -32,6 +32,8 @@ def index_select(at: Sized) -> Links:
 
 def gather(at: Sized) -> Links:
     """Along one dimension, by an index of the result's shape."""
+    if at.arg("dim") is None:
+        return {}
     shape = at.shapes["self"]
     dim = at.dim("dim", len(shape))
     name = "indices" if "indices" in at.shapes else "index"
