@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         serialize_page,
         serialize_to_bytes,
     )
+    from mmsb_torch.graph.rows import register_row_rule
     from mmsb_torch.runtime.store.retention import Retention
 
 __all__ = [  # noqa: RUF022 - in plain order
@@ -165,6 +166,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "mmsb_stop",
     "open",
     "register_recomputation",
+    "register_row_rule",
     "repair",
     "serialize_delta",
     "serialize_event",
@@ -182,6 +184,7 @@ _LAZY = {
     **dict.fromkeys(("InstrumentationConfig", "Recording"), "graph.recording"),
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
+    **dict.fromkeys(("register_row_rule",), "graph.rows"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
 

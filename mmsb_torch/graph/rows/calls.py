@@ -159,13 +159,15 @@ class Sized:
 
     Attributes:
         call: the call.
+        graph: where it is.
+        rows: their number.
         shape: of its result.
     """
 
-    __slots__ = ("__dict__", "_graph", "call", "rows", "shape")
+    __slots__ = ("__dict__", "call", "graph", "rows", "shape")
 
     def __init__(self, graph: Graph, call: Call, rows: int) -> None:
-        self._graph = graph
+        self.graph = graph
         self.call = call
         self.resize(rows)
 
@@ -185,7 +187,7 @@ class Sized:
         """The shapes of the tensors among the arguments; lists of shapes for lists of tensors."""
         found: dict[str, Any] = {}
         for value, (name, place) in zip(self.call.tensors, self.call.places, strict=True):
-            shape = evaluate(self._graph.shape(value), self.rows)
+            shape = evaluate(self.graph.shape(value), self.rows)
             if place is None:
                 found[name] = shape
             else:

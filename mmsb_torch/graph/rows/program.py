@@ -101,7 +101,7 @@ class Analysis:
             value = site.call.value
             if value in self.skeleton.fixed:
                 continue
-            if self.choosing and self.wide(value) and not self.skeleton.larger(site):
+            if self.choosing and self.wide(value) and self._worthwhile(site):
                 self.kept |= {value}
             box = self.stale[value] if value in self.kept else self.needed.get(value)
             if box is None:
@@ -111,6 +111,17 @@ class Analysis:
             needs = self.needs[value] = self.edit.need(site, box)
             for source, need in zip(site.call.tensors, needs, strict=True):
                 self.needed[source] = self.edit.hull(self.needed.get(source), need)
+
+    def _worthwhile(self, site: Site) -> bool:
+        """Whether to keep a value of which more is needed than is stale.
+
+        Not one that repeats a smaller one, nor a part of one that depends on sizes only: places and
+        the like are cheaply made again.
+        """
+        need = self.needed.get(site.call.value)
+        part = need is not None and not is_all(need)
+        still = site.call.value in self.skeleton.still
+        return not (self.skeleton.larger(site) or (still and part))
 
     def anchors(self) -> frozenset[int]:
         """The values to keep for edits of this kind."""
@@ -196,7 +207,8 @@ class Writer:
         rule = site.rule
         if rule is not None and not is_all(box):
             exact = rule.exact if isinstance(rule.exact, bool) else rule.exact(site, box)
-            self._exact = self._exact and exact
+            filled = self.analysis.least > 0 or rule.moves  # few rows of products are not exact
+            self._exact = self._exact and exact and filled
         sizes = [
             (part.at, size)
             for dim, (part, size) in enumerate(zip(box, site.call.shape, strict=True))

@@ -117,8 +117,16 @@ def link_list(at: Sized, rule: Rule) -> list[Dims]:
         dims: Any = links.get(name)
         if dims is not None and place is not None and not _is_dims(dims):
             dims = dims[len([one for one in at.call.places[: len(found)] if one[0] == name])]
-        found.append((MIXED,) * len(shape) if dims is None else tuple(dims))
+        found.append((MIXED,) * len(shape) if dims is None else _aligned(dims, shape, at.shape))
     return found
+
+
+def _aligned(dims: Dims, shape: tuple[int, ...], out: tuple[int, ...]) -> Dims:
+    """A dimension that is repeated is needed whole, whatever a rule says."""
+    return tuple(
+        MIXED if isinstance(link, int) and out[link] != size else link
+        for link, size in zip(dims, shape, strict=True)
+    )
 
 
 def _is_dims(dims: Any) -> bool:

@@ -19,6 +19,7 @@ class Skeleton:
     Attributes:
         sites: its calls that the result needs, in order.
         fixed: constants, what is computed from those alone, what is made from sizes, and `masks`.
+        still: those and whatever else no input's values bear on.
         masks: masks of attention that depend on sizes only, with what they are computed from.
         values: how many values there are.
         rows: the number that its sizes are seen at. Links hold for all others if it is a prime
@@ -47,21 +48,25 @@ class Skeleton:
             ):
                 fixed.add(call.value)
         self._by_value = {site.call.value: site for site in self.sites}
+        self.still = self._still()
         self.masks = self._masks()
         self.fixed = frozenset(fixed | self._behind(self.masks))
 
-    def _masks(self) -> frozenset[int]:
-        """Square masks that no input's values bear on."""
+    def _still(self) -> frozenset[int]:
         still = set(range(len(self.graph.inputs), self.graph.first))
         for site in self.sites:
             if site.call.op in factories or all(value in still for value in site.call.tensors):
                 still.add(site.call.value)
+        return frozenset(still)
+
+    def _masks(self) -> frozenset[int]:
+        """Square masks that no input's values bear on."""
         found = set()
         for site in self.sites:
             mask = site.call.args.get("attn_mask")
             if (
                 isinstance(mask, Ref)
-                and mask.value in still
+                and mask.value in self.still
                 and not site.at.arg("is_causal", False)
             ):
                 length, keys = site.at.shapes["query"][-2], site.at.shapes["key"][-2]

@@ -37,6 +37,7 @@ _SAME = {
 }
 _PROBABILITIES = ("p", "dropout_p", "dropout")
 _TRAINING = ("train", "training")
+_UPDATING = ("training", "train", "use_input_stats")
 
 
 def trace(function: Callable[..., Any], values: Sequence[Tensor], dynamic: Sequence[int]) -> Graph:
@@ -298,6 +299,8 @@ class _Reader:
                 raise PlanError(f"{node.name} writes in place")
         args = self._arguments(target, node)
         _check_random(target, args, node.name)
+        if args.get("running_mean") is not None and any(args.get(name) for name in _UPDATING):
+            raise PlanError(f"{node.name} writes into its running statistics")
         value = node.meta.get("val")
         if value is None:
             raise PlanError(f"{node.name} is called for its effect")

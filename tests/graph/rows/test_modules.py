@@ -128,6 +128,8 @@ def test_minilm():
     model = Edited(function, [torch.randint(1, 1000, (9, 8))])
     assert model.plan.follows == {0}
     fill = lambda shape, dtype: torch.randint(1, 1000, shape)
-    model.edit([(range(2, 4), None)], fill)
+    _, box = model.edit([(range(2, 4), None)], fill)
+    assert box == (range(2, 4), None)
+    assert model.kept.nbytes == 0
     model.edit([(range(2, 3), range(3, 4))], fill)
     model.edit([None], fill, 1)

@@ -142,6 +142,10 @@ MIX = {
 }  # fmt: skip
 
 REFUSED = {
+    "new random numbers": (lambda x: x + torch.randn(x.shape[0], 1), "random"),
+    "a shuffle": (lambda x: x[torch.randperm(x.shape[0])], "random"),
+    "drawn": (lambda x: torch.bernoulli(x.sigmoid()), "random"),
+    "in training": (nn.Sequential(nn.Linear(D, D), nn.Dropout(0.1)), "random"),
     "random": (lambda x: x + torch.rand_like(x), "random"),
     "dropout": (lambda x: F.dropout(x, 0.5), "random"),
     "writes": (lambda x: x.mul_(2), "writes"),
@@ -244,6 +248,14 @@ def test_modules_keep_their_parameters():
     }
     addresses = {parameter.data_ptr() for parameter in model.parameters()}
     assert addresses <= {held.data_ptr() for held in found.graph.constants}
+
+
+def test_statistics_that_are_written_are_refused():
+    def function(x, mean, var):
+        return F.batch_norm(x, mean, var, training=True)
+
+    with pytest.raises(PlanError, match="writes"):
+        plan(function, [given(), torch.zeros(D), torch.ones(D)], given(), [0])
 
 
 def test_training_is_refused():

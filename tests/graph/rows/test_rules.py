@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -9,9 +11,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 
+from mmsb_torch.graph.rows.families import all_rules
+
 from .editing import Edited, boxes, filler
 
-EXAMPLES = 400 if os.environ.get("MMSB_SOAK") else 10
+SOAK = bool(os.environ.get("MMSB_SOAK"))
+EXAMPLES = 400 if SOAK else 10
+WAYS = [False, True] if SOAK else [True]
 
 
 def r(*shape):
@@ -135,6 +141,9 @@ CASES = {
     "gather": (lambda x, i: x.gather(1, i), r(6, 5), ids(6, 3)),
     "index": (lambda x, i: x[:, i], r(6, 5), ids(3)),
     "two indices": (lambda x, i, j: x[i, :, j], r(6, 3, 5), ids(4), ids(4)),
+    "own numbers": (lambda x: x[torch.arange(x.shape[0])[:, None], torch.arange(2) + 1].sin(), r(6, 5)),
+    "own numbers beside": (lambda x, i: x[torch.arange(x.shape[0]), :, i], r(6, 3, 5), ids(6)),
+    "others' numbers": (lambda x, y: x[torch.arange(y.shape[0])], r(16, 3), r(4, 2)),
     "indices apart": (lambda x, i: x[:, i, :, i], r(6, 5, 3, 5), ids(4)),
     "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), r(6, 3, 5, 5), r(4, 3, 3, 3), r(4)),
     "conv1d": (lambda x, w: F.conv1d(x, w), r(6, 3, 7), r(4, 3, 3)),
@@ -169,7 +178,7 @@ def edited(name, pieces):
     return Edited(of_the_end, values, range(len(values)))
 
 
-@pytest.mark.parametrize("pieces", [False, True], ids=["all", "pieces"])
+@pytest.mark.parametrize("pieces", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_boxes_of_every_argument(name, pieces):
     """Of all of the result, or of a piece of it: then not all of it has to be computed."""
@@ -186,3 +195,9 @@ def test_boxes_of_every_argument(name, pieces):
             case.edit(chosen, filler(data.draw(st.integers(0, 99))), grown)
 
     run()
+
+
+def test_every_rule_is_in_the_documentation():
+    text = (Path(__file__).parents[3] / "docs" / "row-rules.md").read_text()
+    written = set(re.findall(r"`(\w+)`", text.split("## Rules")[1].split("Made from sizes")[0]))
+    assert {str(op).split(".")[1] for op in all_rules()} <= written

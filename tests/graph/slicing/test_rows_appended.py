@@ -17,7 +17,7 @@ N = 100
 
 @pytest.fixture
 def mem(monkeypatch):
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda self, rows, of: True)
+    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
     monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
     with mmsb.open() as memory:
         memory._engine.plans.seconds = 0.0

@@ -19,7 +19,7 @@ N = 120
 @pytest.fixture
 def mem(monkeypatch):
     """A memory that proves at once, and makes rows wherever that is right."""
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda self, rows, of: True)
+    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
     monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
     with mmsb.open() as memory:
         memory._engine.plans.seconds = 0.0
@@ -211,7 +211,7 @@ class TestRefused:
         from mmsb_torch.graph import rows
 
         monkeypatch.setattr(rows, "plan", lambda *_: pytest.fail("captured"))
-        mem._engine.plans.seconds = 1e9
+        mem._engine.plans.seconds = float("inf")
         x = mem.page("x", torch.randn(N, 8))
         y = mem.derive(lambda x: x + 1, x, name="y")
         y.tensor  # noqa: B018

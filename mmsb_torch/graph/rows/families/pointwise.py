@@ -106,7 +106,7 @@ def _rule(op: Any) -> Rule:
 
 
 _UNTAGGED = (
-    "__and__", "__or__", "__xor__", "copy", "prelu", "threshold", "log_sigmoid", "hardswish",
+    "__and__", "__or__", "__xor__", "copy", "threshold", "log_sigmoid", "hardswish",
     "native_dropout", "polar", "complex", "where", "masked_fill", "fill", "dropout", "silu", "selu",
     "softplus", "isclose", "isreal", "gelu", "relu6", "bitwise_left_shift", "celu", "rrelu",
     "square", "ldexp", "float_power", "xlogy", "nan_to_num", "conj_physical", "feature_dropout",

@@ -124,5 +124,5 @@ def rules() -> dict[Any, Rule]:
         **_overloads(("cosine_similarity",), similarity),
         **_overloads(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
         **_overloads(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm, products.build_contiguous),
-        **_overloads(("group_norm", "native_group_norm"), group_norm),
+        **_overloads(("group_norm",), group_norm),
     }  # fmt: skip
