@@ -88,10 +88,28 @@ def calling(op: Any, item: int | None, args: list[Any], named: dict[str, Any]) -
             op, [ref.value for ref in args[:leading]], tuple(args[leading:]), named
         )
 
+    nested = [value for value in args if not isinstance(value, Ref)] + list(named.values())
+    if not any(_varies(value) for value in nested):
+        return _spread_out(op, item, args, named)
+
     def run(registers: list[Any], env: list[Any]) -> Any:
         given = [_now(value, registers, env) for value in args]
         by_name = {name: _now(value, registers, env) for name, value in named.items()}
         result = op(*given, **by_name)
+        return result if item is None else result[item]
+
+    return run
+
+
+def _spread_out(op: Any, item: int | None, args: list[Any], named: dict[str, Any]) -> Run:
+    """Registers at some places among plain values."""
+    at = [(place, value.value) for place, value in enumerate(args) if isinstance(value, Ref)]
+
+    def run(registers: list[Any], _: list[Any]) -> Any:
+        given = args.copy()
+        for place, register in at:
+            given[place] = registers[register]
+        result = op(*given, **named)
         return result if item is None else result[item]
 
     return run

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,7 @@ CASES = {
     "merge inner rows": (lambda x: x.transpose(0, 1).reshape(-1, 4).sin(), r(6, 3, 4)),
     "split": (lambda x: x.view(2, 3, 4).cos(), r(6, 4)),
     "regroup": (lambda x: x.reshape(4, 6), r(6, 4)),
+    "regroup of three": (lambda x: x.reshape(-1, 6, 2).cos() * 2, r(6, 3, 4)),
     "other groups": (lambda x: x.reshape(-1, 2).sin().reshape(3, -1), r(6, 3, 4)),
     "heads of batches": (lambda x: x.reshape(3, -1, 4).cos(), r(3, 6, 8)),
     "heads beside": (lambda x: x.transpose(0, 1).reshape(3, -1, 4).cos().transpose(0, 1), r(6, 3, 8)),
@@ -201,3 +203,9 @@ def test_every_rule_is_in_the_documentation():
     text = (Path(__file__).parents[3] / "docs" / "row-rules.md").read_text()
     written = set(re.findall(r"`(\w+)`", text.split("## Rules")[1].split("Made from sizes")[0]))
     assert {str(op).split(".")[1] for op in all_rules()} <= written
+
+
+def test_places_that_are_no_box_when_regrouped():
+    case = Edited(lambda x: x.reshape(4, 6), [r(6, 4)])
+    case.edit([(np.array([2, 3]), range(1))], filler(0))
+    case.edit([(range(1, 2), range(2, 3))], filler(1))

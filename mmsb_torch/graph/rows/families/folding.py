@@ -69,9 +69,15 @@ def need(context: Any, box: Any) -> Any:
 def whole(context: Any, box: Any) -> Any:
     """What comes of a box of the argument is a box again only if it is a product."""
     edit, site = context
-    if all(len(left) == len(right) == 1 for left, right in _site_groups(site)):
+    pairs = _site_groups(site)
+    if all(len(left) == len(right) == 1 for left, right in pairs):
         return box
-    return spread((edit, site), 0, need((edit, site), box)[0])
+    found = spread((edit, site), 0, need((edit, site), box)[0])
+    again = spread((edit, site), 0, need((edit, site), found)[0])
+    if all(one is other for one, other in zip(found, again, strict=True)):
+        return found
+    regrouped = {dim for left, right in pairs if min(len(left), len(right)) > 1 for dim in right}
+    return tuple(None if dim in regrouped else part for dim, part in enumerate(found))
 
 
 def shifts(site: Any) -> bool:
