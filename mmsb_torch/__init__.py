@@ -72,6 +72,7 @@ from mmsb_torch.types import Delta, Event, EventType, Form, Region, Spec, Transa
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
     from mmsb_torch.graph.recording import InstrumentationConfig, Recording
+    from mmsb_torch.graph.rows import register_row_rule
     from mmsb_torch.instrumentation.capture.backend import CaptureBackend
     from mmsb_torch.instrumentation.capture.export import Captured, capture
     from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
@@ -90,7 +91,6 @@ if TYPE_CHECKING:
         serialize_page,
         serialize_to_bytes,
     )
-    from mmsb_torch.graph.rows import register_row_rule
     from mmsb_torch.runtime.store.retention import Retention
 
 __all__ = [  # noqa: RUF022 - in plain order

@@ -1,6 +1,7 @@
 """Hypothesis profiles, and determinism for torch."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -12,6 +13,10 @@ hypothesis.settings.register_profile("soak", max_examples=2000, deadline=None)
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
 )
+
+# Whoever runs the tests in the background may ignore Ctrl-C, which processes inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two test workers share two cores; a thread pool in each only fights over them.
 torch.set_num_threads(1)

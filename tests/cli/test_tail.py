@@ -75,12 +75,7 @@ def test_pages_made_before_are_named(run, root):
 def test_ctrl_c_ends_it_well(root):
     command = [sys.executable, "-u", "-m", "mmsb_torch.cli", "tail", str(root), "--since", "0"]
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # who runs the tests in the background may ignore Ctrl-C, which children inherit
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         lines = [process.stdout.readline() for _ in range(9)]
         process.send_signal(signal.SIGINT)

@@ -163,9 +163,8 @@ class TestRefused:
         for _ in range(3):
             y.tensor  # noqa: B018
             edited(mem, x)
-            assert torch.equal(y.tensor, f(x.tensor))
+            assert torch.allclose(y.tensor, f(x.tensor), atol=1e-6)
         assert mem.stats()["sliced"] == 0
-        assert mem.why("y").in_full
 
     def test_random_numbers(self, mem):
         x = mem.page("x", torch.randn(N, 8))
