@@ -33,20 +33,21 @@ def edits(look: Look, node: Node, recipe: Recipe, now: tuple[int, ...]) -> Edits
     None if that is not known, or if an input changed as a whole. The caller holds the node's flight.
     """
     entry = node.entry
+    seen, seen_of = node.seen, node.seen_of  # another thread may declare the page anew meanwhile
     if (
         not node.has_value
         or not entry.is_unwritten()
         or entry.value.dim() == 0
         or node.code != recipe.digest
         or node.settings != look.settings
-        or not node.seen_of == node.inputs == recipe.inputs
-        or len(now) != len(node.seen)
+        or not seen_of == node.inputs == recipe.inputs
+        or not len(now) == len(seen) == len(recipe.inputs)
     ):
         return None
     found: dict[int, tuple[Tensor, int]] = {}
     with look.engine.router.table.lock:
         for place, item in enumerate(recipe.inputs):
-            before, after = node.seen[place], now[place]
+            before, after = seen[place], now[place]
             if before == after:
                 continue
             if not 0 <= before < after or item.spec is None or not item.spec.shape:
