@@ -100,19 +100,18 @@ def agreement(
     Raises:
         DiffersError: they differ by more than rounding.
     """
-    of = whole.shape[0]
-    if of < 4 * first + 2 * _ODD:
+    of, least = whole.shape[0], 0
+    if of < 2 * (first + _ODD):
         exact = of > 1 and _agree(apart, whole, of // 2, without)
         return Agreement(0, bool(exact))
     for size in (first, first * _MORE):
         found = [_agree(apart, whole, number, without) for number in (size, size + _ODD)]
-        if None in found:
-            return Agreement(0, exact=False)
         if all(found):
             return Agreement(size, exact=True)
-        if of < 4 * first * _MORE:
+        if None in found:
             break
-    return Agreement(first, exact=False)
+        least = first
+    return Agreement(least, exact=False)
 
 
 def _agree(
