@@ -30,6 +30,12 @@ class Costs:
         """Seconds of a run in full, if one was seen."""
         return min(self._full) if self._full else None
 
+    @property
+    def may_pay(self) -> bool:
+        """Whether a run in full takes longer than finding out which rows to make."""
+        full = self.full
+        return full is None or full > _OVERHEAD
+
     def ran_in_full(self, seconds: float) -> None:
         """Note a run in full."""
         self._full.append(seconds)

@@ -143,7 +143,8 @@ class Pull(Look):
         frame = Frame(self, node, private=node.id in self.engine.suspects)
         slicing, began = Slicing.of(node, recipe), time.perf_counter()
         try:
-            changed = edits(self, node, recipe, now) if reason is None else None
+            asked = reason is None and slicing.costs.may_pay
+            changed = edits(self, node, recipe, now) if asked else None
             made = self._run(node, recipe, frame, changed, now)
         except Written as written:
             raise self._written(node, written.entries, frame) from written.__cause__

@@ -17,6 +17,7 @@ N = 100
 
 @pytest.fixture
 def mem(monkeypatch):
+    monkeypatch.setattr(costs.Costs, "may_pay", True)
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
     monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
     with mmsb.open() as memory:

@@ -28,6 +28,7 @@ def rows_always(monkeypatch):
     """Whether rows are made apart is decided by what is right alone, not by what is faster."""
     from mmsb_torch.graph import costs
 
+    monkeypatch.setattr(costs.Costs, "may_pay", True)
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
 
 

@@ -18,6 +18,7 @@ WIDTH, WORDS = 32, 50
 @pytest.fixture
 def mem(monkeypatch):
     """A memory that captures at once, and takes steps wherever that is right."""
+    monkeypatch.setattr(costs.Costs, "may_pay", True)
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
     monkeypatch.setattr(costs.Costs, "promise", lambda *_: 1e9)
     torch.manual_seed(3)

@@ -19,6 +19,7 @@ N = 120
 @pytest.fixture
 def mem(monkeypatch):
     """A memory that proves at once, and makes rows wherever that is right."""
+    monkeypatch.setattr(costs.Costs, "may_pay", True)
     monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
     monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
     with mmsb.open() as memory:
