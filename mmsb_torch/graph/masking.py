@@ -102,10 +102,6 @@ class Masking:
         """Note what the last step took, to the end."""
         self._costs.ran_rows(self._share, seconds)
 
-    def saved(self, seconds: float) -> float:
-        """Seconds less than a run in full takes."""
-        return self._costs.saved(seconds)
-
     def ran_in_full(
         self, pull: Pull, recipe: Recipe, now: tuple[int, ...], value: Tensor, seconds: float
     ) -> None:

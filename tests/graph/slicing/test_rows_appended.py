@@ -10,19 +10,8 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph import costs
 
 N = 100
-
-
-@pytest.fixture
-def mem(monkeypatch):
-    monkeypatch.setattr(costs.Costs, "may_pay", True)
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
-    monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
-    with mmsb.open() as memory:
-        memory._engine.plans.seconds = 0.0
-        yield memory
 
 
 @pytest.mark.parametrize("rows", [True, None], ids=["claimed", "proved"])

@@ -10,20 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmsb_torch as mmsb
-from mmsb_torch.graph import costs
 
 WIDTH, WORDS = 32, 50
-
-
-@pytest.fixture
-def mem(monkeypatch):
-    """A memory that captures at once, and takes steps wherever that is right."""
-    monkeypatch.setattr(costs.Costs, "may_pay", True)
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
-    monkeypatch.setattr(costs.Costs, "promise", lambda *_: 1e9)
-    torch.manual_seed(3)
-    with mmsb.open() as memory:
-        yield memory
 
 
 class Decoder(nn.Module):

@@ -9,22 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph import costs
 
 N = 120
-
-
-@pytest.fixture
-def mem(monkeypatch):
-    """A memory that proves at once, and makes rows wherever that is right."""
-    monkeypatch.setattr(costs.Costs, "may_pay", True)
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
-    monkeypatch.setattr(costs.Costs, "promise", lambda self, rows, of: 1e9)
-    with mmsb.open() as memory:
-        memory._engine.plans.seconds = 0.0
-        yield memory
 
 
 def edited(mem, page, rows=(3, 77)):
@@ -166,6 +153,7 @@ class TestRefused:
             edited(mem, x)
             assert torch.allclose(y.tensor, f(x.tensor), atol=1e-6)
         assert mem.stats()["sliced"] == 0
+        assert mem._engine.topology.nodes[y.id].slicing.why_not
 
     def test_random_numbers(self, mem):
         x = mem.page("x", torch.randn(N, 8))
