@@ -31,6 +31,8 @@ def uneven(graph: Graph, inputs: Sequence[torch.dtype]) -> str | None:
     """
     tried: set[Any] = set()
     for call in graph.calls:
+        if _is_by_vector(graph, call):
+            return f"{call} multiplies by a vector: its rounding depends on the number of rows"
         rule = rule_for(call.op)
         if rule is None or rule.links not in {pointwise, same_place}:
             continue
@@ -39,6 +41,17 @@ def uneven(graph: Graph, inputs: Sequence[torch.dtype]) -> str | None:
             return f"{call} depends in its last bits on the place of an element"
         tried.add(key)
     return None
+
+
+def _is_by_vector(graph: Graph, call: Call) -> bool:
+    """Products with one column are made by kernels that split the rows as they like."""
+    name = str(call.op).removeprefix("aten.").partition(".")[0]
+    if name in {"mv", "dot", "einsum", "addmv"}:
+        return True
+    if name not in {"matmul", "linear", "mm", "bmm", "addmm", "baddbmm"}:
+        return False
+    ranks = [len(graph.shape(value)) for value in call.tensors[:2]]
+    return 1 in ranks or call.shape[-1] == 1
 
 
 def _is_even(graph: Graph, call: Call, inputs: Sequence[torch.dtype]) -> bool:

@@ -388,4 +388,8 @@ def test_any_edits_by_rows_equal_in_full(seed):
             wanted["s"] = wanted["g"].sum(0)
             wanted["k"] = wanted["g"] @ wanted["s"]
             for name in chance.sample(sorted(pages), 2):
-                assert same_bits(pages[name].tensor, wanted[name]), name
+                found = pages[name].tensor
+                if name == "k":  # a product with a vector: its bits depend on the number of rows
+                    torch.testing.assert_close(found, wanted[name])
+                else:
+                    assert same_bits(found, wanted[name]), name

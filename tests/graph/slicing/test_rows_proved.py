@@ -104,8 +104,9 @@ class TestExact:
             (lambda x: torch.sigmoid(x), "full"),
             (lambda x: nn.functional.silu(x), "full"),
             (lambda x: x.abs() ** 2.5, "full"),
+            (lambda x: x @ torch.ones(x.shape[1]), "full"),
         ],
-        ids=["relu", "exp", "sigmoid", "silu", "power"],
+        ids=["relu", "exp", "sigmoid", "silu", "power", "vector"],
     )
     @pytest.mark.parametrize("width", [1, 3, 8])
     def test_operators_that_round_by_place(self, mem, f, engine, width):
