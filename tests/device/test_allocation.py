@@ -1,5 +1,6 @@
 """Large buffers: advised if that is asked for, plain where it is not, the same bits."""
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,14 @@ def _flags(tensor):
 @pytest.mark.skipif(allocation._find() is None, reason="this system has no huge pages to ask for")
 def test_large_buffers_are_advised_if_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(allocation, "_madvise", allocation._find())
-    large = (
-        32 * LARGE
-    )  # far above what malloc keeps in its heap, whose pages may be advised already
+    large = 32 * LARGE
     assert "hg" in _flags(allocation.empty((large,), torch.uint8, CPU))
     assert "hg" in _flags(copy_of(torch.empty(large, dtype=torch.uint8)))
     assert "hg" in _flags(zeros((large,), torch.uint8, CPU))
-    assert "hg" not in _flags(torch.empty(large, dtype=torch.uint8))
+    # A mapping of its own: malloc may hand out memory that was advised for another tensor before.
+    plain = torch.frombuffer(mmap.mmap(-1, large), dtype=torch.uint8)
+    assert "hg" not in _flags(plain)
+    assert "hg" in _flags(allocation.advised(plain))
 
 
 @pytest.mark.parametrize("answer", [None, lambda *_: -1, allocation._find()])
