@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from mmsb_torch.device import copy_of, require_dense, same_bits
+from mmsb_torch.device.allocation import LARGE
 from mmsb_torch.errors import MismatchError, PageExistsError, PageMutatedError, UnsupportedError
 from mmsb_torch.instrumentation.identity import LEDGER, Evidence
 from mmsb_torch.memory import Memory, making
@@ -144,6 +146,11 @@ class Pages:
 
     def _stage(self, draft: Draft, key: str, given: Given) -> None:
         tensor, fixed, ours = given
+        found = self._leaves.get(key)
+        if found is not None and found.whole and _is_alike(tensor, found.entry):
+            self._note(draft, key, found)
+            self._copy(draft, found, tensor)
+            return
         problem = require_dense(tensor)
         if problem is not None:
             raise UnsupportedError(f"{key!r} cannot be kept in a page: found {problem}")
@@ -197,6 +204,21 @@ class Pages:
         draft.deltas.append(make_delta(fields))
         draft.changed.append(leaf)
 
+    def _copy(self, draft: Draft, leaf: Leaf, tensor: Tensor) -> None:
+        """Draft a whole value, as of a tensor that changed as a whole the last time."""
+        assert leaf.entry is not None
+        info, epoch = leaf.entry.info, leaf.entry.epoch
+        shape = tuple(tensor.shape)
+        if tensor.nbytes < LARGE:
+            values = tensor.clone()  # without gradients: a plain tensor
+        else:
+            values = copy_of(tensor, leaf.entry.recycled(shape))
+        region, now = Region.all(shape), time.time_ns()
+        fields = (next_delta_id(), info.id, epoch, region, values, now, "track", None)
+        draft.deltas.append(make_delta(fields))
+        draft.changed.append(leaf)
+        leaf.whole -= 1
+
     def _is_equal(
         self, draft: Draft, leaf: Leaf, entry: Entry, source: Tensor, *, ours: bool
     ) -> bool:
@@ -221,20 +243,34 @@ class Pages:
         now = time.time_ns()
         fields = (next_delta_id(), page, epoch, Region.all(shape), source, now, "track", before)
         whole = make_delta(fields)
-        if leaf.whole:
-            leaf.whole -= 1
-        elif same_shape and source.nbytes >= NARROW_BYTES:
+        if same_shape and source.nbytes >= NARROW_BYTES:
             delta = narrow(whole, base.value)
             if delta is not whole:
                 draft.bases[page] = base
                 draft.deltas.append(delta)
                 draft.changed.append(leaf)
                 return False
+        if same_shape and not ours:
             leaf.whole = _WHOLE
         values = source if ours else copy_of(source, entry.recycled(shape))
         draft.deltas.append(whole._replace(values=values))
         draft.changed.append(leaf)
         return False
+
+
+def _is_alike(tensor: Tensor, entry: Entry | None) -> bool:
+    """Whether a tensor can be copied as it is: plain, and of its page's dtype and shape."""
+    spec = None if entry is None else entry.info.spec
+    return (
+        spec is not None
+        and (type(tensor) is Tensor or type(tensor) is Parameter)
+        and tensor.dtype is spec.dtype
+        and tensor.shape == spec.shape
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not (tensor.is_neg() or tensor.is_conj())
+    )
 
 
 def _takes(spec: Spec | None, source: Tensor, *, fixed: bool) -> bool:

@@ -22,6 +22,10 @@ class Randomness:
 
     name = "rng"
 
+    def __init__(self) -> None:
+        self._python = Remembered("rng/python")
+        self._numpy = Remembered("rng/numpy")
+
     def look(self, keep: Keep) -> Any:
         """The generators' states: tensors to `keep`, the rest returned as JSON."""
         keep("rng/torch", torch.get_rng_state(), ours=True)
@@ -30,10 +34,13 @@ class Randomness:
             devices = torch.cuda.device_count()
             for device in range(devices):
                 keep(f"rng/cuda.{device}", torch.cuda.get_rng_state(device), ours=True)
+        words = random.getstate()
+        state: Any = np.random.get_state()  # noqa: NPY002 - the global one
+        kind, key, *rest = state
         return {
             "cuda": devices,
-            "python": encode(generator_state(random), "rng/python", keep),
-            "numpy": encode(np.random.get_state(legacy=False), "rng/numpy", keep),  # noqa: NPY002 - the global one
+            "python": self._python.look(words, lambda: generator_state(random), keep),
+            "numpy": self._numpy.look((kind, key.tobytes(), *rest), _numpy_state, keep),
         }
 
     def compare(self, saved: Any, spec: Look) -> list[str]:
@@ -60,6 +67,35 @@ class Randomness:
 
         saved = self.look(keep)
         return lambda: self.load(saved, tensors.__getitem__)
+
+
+class Remembered:
+    """A state's encoded form, as long as the state is what it was."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._state: Any = None
+        self._encoded: Any = None
+        self._tensors: dict[str, Tensor] = {}
+
+    def look(self, state: Any, spelled_out: Callable[[], Any], keep: Keep) -> Any:
+        """`encode` of what `spelled_out` gives, which follows from `state`: compared, never changed."""
+        if state != self._state:
+            tensors: dict[str, Tensor] = {}
+
+            def note(key: str, tensor: Tensor, *, fixed: bool = False, ours: bool = False) -> None:
+                del fixed, ours
+                tensors[key] = tensor
+
+            self._encoded = encode(spelled_out(), self._key, note)
+            self._state, self._tensors = state, tensors
+        for key, tensor in self._tensors.items():
+            keep(key, tensor)
+        return self._encoded
+
+
+def _numpy_state() -> Any:
+    return np.random.get_state(legacy=False)  # noqa: NPY002
 
 
 def generator_state(generator: Any) -> Any:
