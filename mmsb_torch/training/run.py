@@ -137,6 +137,7 @@ class Run:
                 draft = self._pages.draft(given)
                 names = self._note_metrics(draft, step, numbers)
                 self._note_run(draft, step, list(told), names)
+                self._metrics, self._begun = names, True  # an interrupt may come right after
                 record = router.commit(
                     draft.deltas,
                     created=draft.created,
@@ -147,7 +148,7 @@ class Run:
                 )
         self._pages.committed(draft, record.tx)
         self._pages.keep_only(given)
-        self._metrics, self.step, self._begun = names, step, True
+        self.step = step
         if draft.created and router.events.listening:
             router.tell(record)
         memory._after(record)  # noqa: SLF001
