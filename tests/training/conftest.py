@@ -26,7 +26,7 @@ def frozen(value):
     if isinstance(value, torch.Tensor):
         return octets(value)
     if isinstance(value, np.ndarray):
-        return str(value.dtype), value.shape, value.tobytes()
+        return str(value.dtype), value.shape, value.tobytes().hex()
     if isinstance(value, dict):
         return {repr(key): frozen(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
