@@ -64,7 +64,9 @@ def test_kill_9_at_any_step(kit, tmp_path):
 def finished(kit, kind, path, number):
     result = path.with_suffix(".json")
     pid = forked(
-        lambda: result.write_text(trained(kit, kind, path, os.open(os.devnull, os.O_WRONLY), number))
+        lambda: result.write_text(
+            trained(kit, kind, path, os.open(os.devnull, os.O_WRONLY), number)
+        )
     )
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     return result.read_text()

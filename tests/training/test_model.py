@@ -16,7 +16,9 @@ ACTIONS = st.lists(
         st.tuples(st.just("restore"), st.integers(0, 20)),
         st.tuples(st.just("resume"), st.none()),
         st.tuples(st.just("reopen"), st.none()),
-        st.tuples(st.just("write"), st.sampled_from(["data", "numpy", "copy", "replace", "buffer"])),
+        st.tuples(
+            st.just("write"), st.sampled_from(["data", "numpy", "copy", "replace", "buffer"])
+        ),
         st.tuples(st.just("freeze"), st.booleans()),
         st.tuples(st.just("backward"), st.none()),
         st.tuples(st.just("checkpoint"), st.none()),

@@ -26,10 +26,18 @@ def refused(path, kit, model, optimizer, **more):
     """The message with which a resume is refused that leaves everything as it is."""
     with mmsb.open(path) as memory:
         run = mmsb.track(memory, model=model, optimizer=optimizer, **more)
-        before = kit.frozen([model.state_dict(), optimizer.state_dict()]), kit.generators(), memory.tx
+        before = (
+            kit.frozen([model.state_dict(), optimizer.state_dict()]),
+            kit.generators(),
+            memory.tx,
+        )
         with pytest.raises(mmsb.MismatchError) as caught:
             run.resume()
-        after = kit.frozen([model.state_dict(), optimizer.state_dict()]), kit.generators(), memory.tx
+        after = (
+            kit.frozen([model.state_dict(), optimizer.state_dict()]),
+            kit.generators(),
+            memory.tx,
+        )
         assert after == before
         with pytest.raises(mmsb.TrackError, match=r"at step 3.*run\.resume\(\)"):
             run.commit(step=1)
@@ -228,14 +236,15 @@ def test_a_full_disk_is_told_and_loses_nothing(kit, path):
     disk = FailingDisk()
     memory = open_on(disk, path)
     loop = kit.Loop()
-    losses, run = kit.train(memory, loop, 4)
+    run = kit.train(memory, loop, 4)[1]
     memory.sync()
     state = loop.state()
     disk.write = _full
     loop.step()
-    with pytest.raises(mmsb.StoreError):
-        for step in range(5, 9):
-            run.commit(step=step).wait()
+    with pytest.raises(mmsb.StoreError, match="No space left"):
+        run.commit(step=5).wait()
+    with pytest.raises(mmsb.StoreError, match="No space left"):
+        run.commit(step=6)
     with contextlib.suppress(mmsb.StoreError):
         abandon(memory)
     memory._store.close()

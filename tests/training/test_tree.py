@@ -48,7 +48,9 @@ def same(a, b):
     if type(a) is not type(b):
         return False
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return (
+            a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        )
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
@@ -56,7 +58,10 @@ def same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, float):
-        return (math.isnan(a) and math.isnan(b)) or (a, math.copysign(1, a)) == (b, math.copysign(1, b))
+        return (math.isnan(a) and math.isnan(b)) or (a, math.copysign(1, a)) == (
+            b,
+            math.copysign(1, b),
+        )
     if isinstance(a, complex):
         return same(a.real, b.real) and same(a.imag, b.imag)
     return a == b
@@ -83,10 +88,11 @@ class Mine(dict):
 
 
 @pytest.mark.parametrize(
-    "value", [len, object(), Mine(), lambda: 0, np.array(["a"]), np.array([{}]), {1: {"a": iter(())}}]
+    "value",
+    [len, object(), Mine(), lambda: 0, np.array(["a"]), np.array([{}]), {1: {"a": iter(())}}],
 )
 def test_what_is_no_data_is_refused(value):
-    with pytest.raises(mmsb.UnsupportedError, match="'x.*expected plain data"):
+    with pytest.raises(mmsb.UnsupportedError, match=r"'x.*expected plain data"):
         encode([value], "x", lambda *_, **__: None)
 
 

@@ -199,9 +199,7 @@ def test_export(kit, tmp_path):
 def test_several_models_and_two_runs_in_one_memory(kit, path):
     def parts():
         models = {"gen": nn.Linear(3, 3), "dis": nn.Linear(3, 1)}
-        optimizers = {
-            name: torch.optim.Adam(model.parameters()) for name, model in models.items()
-        }
+        optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in models.items()}
         return models, {"model": models, "optimizer": optimizers}
 
     with mmsb.open(path) as memory:
