@@ -57,7 +57,7 @@ def test_kill_9_at_any_step(kit, tmp_path):
             acknowledged = killed(kit, kind, path, chance.randrange(1, STEPS), chance)
             with mmsb.open(path, mode="r") as memory:
                 step = json.loads(bytes(memory["track/run"].tensor.tolist()))["step"]
-            assert acknowledged <= step < STEPS
+            assert acknowledged <= step <= STEPS
             assert finished(kit, kind, path, turn + 1) == expected
 
 
