@@ -20,6 +20,7 @@ import bench_record
 import bench_rows
 import bench_rows_graph
 import bench_sentences
+import bench_track
 import bench_update
 import torch
 from rich.console import Console
@@ -47,6 +48,7 @@ TABLES = {
     "follow": bench_follow.table,
     "codecs": bench_codecs.table,
     "forms": bench_codecs.forms,
+    "track": bench_track.table,
     "import": bench_import.table,
 }
 

@@ -7,6 +7,7 @@
     instrumentation  what code a result depends on
     graph            derived pages: what is stale, recomputing it, explaining it
     memory           Memory, Page: what you hold
+    training         a training loop whose state is pages
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -32,6 +33,7 @@ from mmsb_torch.errors import (
     InvalidMemoError,
     InvalidPageError,
     InvalidRecipeError,
+    MismatchError,
     MMSBError,
     NotRowwiseError,
     PageExistsError,
@@ -46,6 +48,7 @@ from mmsb_torch.errors import (
     SerializationError,
     StoreError,
     StoreLockedError,
+    TrackError,
     TransactionError,
     UnsupportedError,
     UnsupportedLocationError,
@@ -92,6 +95,9 @@ if TYPE_CHECKING:
         serialize_to_bytes,
     )
     from mmsb_torch.runtime.store.retention import Retention
+    from mmsb_torch.training.run import Commit, Run, Step
+    from mmsb_torch.training.sampler import ResumableSampler
+    from mmsb_torch.training.track import track
 
 __all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
@@ -101,6 +107,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "Changes",
     "ClosedError",
     "CollectedError",
+    "Commit",
     "CorruptLogError",
     "CorruptStoreError",
     "CycleDetectedError",
@@ -124,6 +131,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "MMSBError",
     "MMSBInterpreter",
     "Memory",
+    "MismatchError",
     "Moment",
     "NotRowwiseError",
     "Page",
@@ -141,11 +149,15 @@ __all__ = [  # noqa: RUF022 - in plain order
     "RecordingError",
     "Region",
     "ReplayError",
+    "ResumableSampler",
     "Retention",
+    "Run",
     "SerializationError",
     "Spec",
+    "Step",
     "StoreError",
     "StoreLockedError",
+    "TrackError",
     "Transaction",
     "TransactionError",
     "UnsupportedError",
@@ -172,6 +184,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "serialize_event",
     "serialize_page",
     "serialize_to_bytes",
+    "track",
 ]
 
 
@@ -185,6 +198,9 @@ _LAZY = {
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
+    **dict.fromkeys(("Commit", "Run", "Step"), "training.run"),
+    **dict.fromkeys(("ResumableSampler",), "training.sampler"),
+    **dict.fromkeys(("track",), "training.track"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
 
