@@ -96,6 +96,10 @@ class Trail(TorchDispatchMode):
         """The number of a tensor that the run gave or was given."""
         return self._numbers.get(_look(value))
 
+    def is_outside(self, value: Tensor) -> bool:
+        """Whether a tensor's memory was there before the run."""
+        return _memory(value) in self._outside
+
     def let_go(self) -> None:
         """Hold no tensors but constants any more."""
         self._held.clear()

@@ -1,0 +1,8 @@
+"""Rows of what a frozen function gives, known again in other batches.
+
+- `batch`: the arguments of a call as rows, and what names each; `form`: a result as tensors, and back
+- `kind`: batches that take one way through torch, and what is shown of their rows
+- `known`: the rows that are kept; `machine`: what bits depend on beside code and numbers
+
+Nothing here knows pages.
+"""
