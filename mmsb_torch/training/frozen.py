@@ -91,7 +91,7 @@ class Frozen(nn.Module):
 
     def why(self) -> str:
         """How the last call was answered, and why."""
-        return self._answers.last
+        return str(self._answers.last)
 
     def stats(self) -> dict[str, int | float]:
         """Numbers about all calls, as plain data."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmsb_torch.graph.audit import Audit
@@ -163,19 +164,47 @@ class Answers:
         began = time.perf_counter()
         names = batch.digests(kind.prefix)
         found = [self.known.get(name, kind.looks) for name in names]
+        read = len(found) - found.count(None)
+        if kind.shown(batch.rows) and 2 * read >= len(found) > read:
+            found = self._completed(kind, batch, names, found)
         rows = [row for row in found if row is not None]
         if len(rows) == len(found) and kind.shown(batch.rows):
             value = kind.result_of(rows)
             kind.served += len(rows)
             self.seconds["saved"] += self._run_s - (time.perf_counter() - began)
-            self.counts["rows read"] += len(rows)
-            self._say("hits", f"read: all {len(rows)} rows were computed before")
+            self.counts["rows read"] += read
+            how = "all" if read == len(rows) else f"{read} of"
+            self._say("hits", f"read: {how} {len(rows)} rows were computed before")
             if self._share and self._audit.due(self._share):
                 return self._audited(kind, batch, rows)
             return value
         value = self._run(batch)
         self._settle(kind, batch, names, found, value)
         return value
+
+    def _completed(
+        self, kind: Kind, batch: Batch, names: list[str], found: list[Row | None]
+    ) -> list[Row | None]:
+        """Compute the rows that are new in a smaller batch, if such have the same bits."""
+        new = torch.tensor([n for n, row in enumerate(found) if row is None], device="cpu")
+        size = 1 << (len(new) - 1).bit_length()
+        while size not in kind.sizes or not kind.shown(size):
+            if 2 * size > batch.rows or not self._may_look():
+                return found
+            with self._looking():
+                kind.show(self.module, batch.taken(torch.arange(size, device="cpu")))
+            size *= 1 if kind.shown(size) else 2
+        some = batch.taken(new[torch.arange(size, device="cpu") % len(new)])
+        if 2 * size > batch.rows or not kind.path.takes(some.tensors, size):
+            return found
+        whole = self._run_s
+        rows = kind.rows_of(self._run(some))[: len(new)]
+        self._run_s = whole
+        for place, row in zip(new.tolist(), rows, strict=True):
+            found[place] = row
+            self.known.put(names[place], row, whole / batch.rows)
+        self.counts["rows computed"] += len(rows)
+        return found
 
     def _settle(
         self, kind: Kind, batch: Batch, names: list[str], found: Sequence[Row | None], value: Any

@@ -49,6 +49,8 @@ class Batch:
             raise Refused("no argument is a tensor with rows")
         for tensor in tensors:
             _check(tensor, tensors[0].shape[0])
+        if len({(x.untyped_storage()._cdata, x.storage_offset()) for x in tensors}) < len(tensors):  # noqa: SLF001
+            raise Refused("two arguments are one tensor: pass x.clone()")
         return cls(tensors, others, spec, places)
 
     @property

@@ -113,7 +113,7 @@ class Kind:
                 return self._tried(function, batch)
             except Refused as reason:
                 return self.refuse(rows, str(reason))
-            except Exception as error:  # the user's function, on rows that are not the user's
+            except Exception as error:  # noqa: BLE001 - the user's function, on rows of ours
                 return self.refuse(
                     rows, f"with {rows} rows in another order it raised {error!r:.200}"
                 )

@@ -38,11 +38,13 @@ class Known:
             item = self._read(name)
         if item is None or item.result is None:
             return None
-        row = tuple(item.result.tensors.get(str(n)) for n in range(len(looks)))
-        for tensor, look in zip(row, looks, strict=True):
+        row = []
+        for n, look in enumerate(looks):
+            tensor = item.result.tensors.get(str(n))
             if tensor is None or (tensor.dtype, tuple(tensor.shape)) != look:
                 return None
-        return row  # type: ignore[return-value] - none of them is None
+            row.append(tensor)
+        return tuple(row)
 
     def put(self, name: str, row: Row, seconds: float) -> None:
         """Keep a row, which becomes this object's own.

@@ -55,22 +55,21 @@ class Made(NamedTuple):
 class Path:
     """What runs that read the same values do.
 
+    Args:
+        a: a trail.
+        b: the trail of another number of rows.
+        rows: how many each was given.
+        outs: the numbers of the results.
+
     Attributes:
         outs: the results.
         key: 16 bytes that name the calls, the values that were read and the results.
+
+    Raises:
+        PlanError: they tell different runs, or something that no number of rows explains.
     """
 
     def __init__(self, a: Trail, b: Trail, rows: tuple[int, int], outs: Sequence[int]) -> None:
-        """Put two trails side by side.
-
-        Args:
-            a, b: the trails; they hold no tensors but constants from here on.
-            rows: how many each was given.
-            outs: the numbers of the results.
-
-        Raises:
-            PlanError: they tell different runs, or something that no number of rows explains.
-        """
         for trail in (a, b):
             if trail.why_not is not None:
                 raise PlanError(trail.why_not)
@@ -78,8 +77,7 @@ class Path:
         self._constants = a.constants
         self._calls = self._side_by_side(a, b)
         self._specs = [self._spec(*pair) for pair in zip(a.specs, b.specs, strict=True)]
-        self._inputs = min([min(call_outs(call), default=1 << 60) for call in self._calls] or [0])
-        self._inputs = min([self._inputs, *self._constants])
+        self._inputs = a.inputs
         self.outs = tuple(self._made(value) for value in outs)
         self._guards = self._guarded()
         told = [(str(c.op), repr(c.args), repr(c.read) if c.reads else "") for c in self._calls]
@@ -192,8 +190,7 @@ class Path:
         inputs = self._inputs
         numbers = {value: value for value in range(inputs)}
         constants = [value for value in sorted(self._constants) if value in needed]
-        for value in constants:
-            numbers[value] = len(numbers)
+        numbers.update({value: inputs + n for n, value in enumerate(constants)})
         calls: list[Call] = []
         for index in reversed(live):
             done = self._calls[index]
@@ -295,9 +292,8 @@ def _repeated(call: Done, env: dict[int, Any], rows: int) -> Any:
     result = call.op(*plain, **named)
     if not call.reads:
         results = result if call.several else (result,)
-        for value, item in zip(call.outs, results, strict=True):
-            if value is not None:
-                env[value] = item
+        pairs = zip(call.outs, results, strict=True)
+        env.update({value: item for value, item in pairs if value is not None})
     return result
 
 

@@ -59,6 +59,7 @@ class Trail(TorchDispatchMode):
     Attributes:
         calls: what ran, in order.
         specs: of the values, by number: the inputs first, then as they appeared.
+        inputs: how many there are.
         constants: tensors from outside, by number.
         why_not: why the run cannot be told by its calls; None if it can.
         refusal: what `Reads` found.
@@ -80,6 +81,7 @@ class Trail(TorchDispatchMode):
         for value in inputs:
             self._know(value)
             self._outside.add(_memory(value))
+        self.inputs = len(self.specs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, and note it."""
