@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         serialize_to_bytes,
     )
     from mmsb_torch.runtime.store.retention import Retention
+    from mmsb_torch.training.frozen import cache_frozen
 
 __all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
@@ -154,6 +155,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "World",
     "WorldError",
     "WrongHitError",
+    "cache_frozen",
     "capabilities",
     "capture",
     "compress_delta",
@@ -183,6 +185,7 @@ _LAZY = {
     **dict.fromkeys(("Graph",), "graph.draw"),
     **dict.fromkeys(("InstrumentationConfig", "Recording"), "graph.recording"),
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
+    **dict.fromkeys(("cache_frozen",), "training.frozen"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from mmsb_torch.graph.audit import Audit
 from mmsb_torch.graph.frozen.batch import Batch
 from mmsb_torch.graph.frozen.checks import check_module
+from mmsb_torch.graph.frozen.costs import Costs
 from mmsb_torch.graph.frozen.kind import Kind, learn
 from mmsb_torch.graph.frozen.known import Known, Row, same_rows
 from mmsb_torch.graph.frozen.machine import machine
@@ -26,8 +26,6 @@ from mmsb_torch.instrumentation.identity import LEDGER
 
 _WAYS = 8
 """Ways that batches of one look may take; more are not learned."""
-_SHARE, _AT_FIRST, _A_LOOK = 0.25, 16.0, 5.0
-"""Looking may take this share of the time of runs, and as long as so many runs; one takes about five."""
 
 
 class Answers:
@@ -53,8 +51,9 @@ class Answers:
         self.counts: Counter[str] = Counter()
         self.last = "it was not called yet"
         """How the last call was answered, and why."""
-        self.seconds = dict.fromkeys(("executed", "looked", "saved"), 0.0)
-        self._run_s = 0.0
+        self.costs = Costs()
+        self._change = ""
+        """What made rows of before useless, until it was said."""
 
     def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What the module gives for these arguments."""
@@ -75,6 +74,8 @@ class Answers:
         if kind is None:
             return self._learned(sign, batch)
         why = kind.refused(batch.rows)
+        if why is None and not kind.reads.pay():
+            why = "running it takes no longer than reading its rows"
         if why is not None:
             self._say("refused", f"executed: {why}")
             return batch.call(self.module)
@@ -99,7 +100,7 @@ class Answers:
                 definition = self._definition = definition.refresh()
                 self._kinds.clear()  # they hold tensors of the module's, as it was
                 self.counts["changes"] += 1
-                self.last_change = changed
+                self._change = f", for {changed}"
         if definition.opaque:
             raise Refused(f"it depends on {definition.opaque[0]}, which nobody can watch")
         return bytes.fromhex(definition.digest)
@@ -114,12 +115,12 @@ class Answers:
             self._check_effects(before)
             if len(kinds) >= _WAYS:
                 raise Refused("it takes too many ways, by the values that it reads")
-            if not self._may_look():
+            if not self.costs.may_look():
                 self._say(
                     "executed", "executed: there are many kinds of batches: not looked at yet"
                 )
                 return value
-            with self._looking():
+            with self.costs.looking():
                 kind = learn(self.module, batch, value, sign)
         except Refused as reason:
             self._kinds[sign] = str(reason)
@@ -143,10 +144,10 @@ class Answers:
     def _sized(self, kind: Kind, batch: Batch) -> Any:
         """Run a batch of another number of rows, and find out whether its rows are the same."""
         value = self._run(batch)
-        if not self._may_look():
+        if not self.costs.may_look():
             self._say("executed", f"executed: batches of {batch.rows} rows were not looked at yet")
             return value
-        with self._looking():
+        with self.costs.looking():
             shown = kind.show(self.module, batch)
         if shown:
             names = batch.digests(kind.prefix)
@@ -171,7 +172,9 @@ class Answers:
         if len(rows) == len(found) and kind.shown(batch.rows):
             value = kind.result_of(rows)
             kind.served += len(rows)
-            self.seconds["saved"] += self._run_s - (time.perf_counter() - began)
+            took = time.perf_counter() - began
+            kind.reads.took(took)
+            self.costs.saved += self.costs.run - took
             self.counts["rows read"] += read
             how = "all" if read == len(rows) else f"{read} of"
             self._say("hits", f"read: {how} {len(rows)} rows were computed before")
@@ -189,17 +192,16 @@ class Answers:
         new = torch.tensor([n for n, row in enumerate(found) if row is None], device="cpu")
         size = 1 << (len(new) - 1).bit_length()
         while size not in kind.sizes or not kind.shown(size):
-            if 2 * size > batch.rows or not self._may_look():
+            if 2 * size > batch.rows or not self.costs.may_look():
                 return found
-            with self._looking():
+            with self.costs.looking():
                 kind.show(self.module, batch.taken(torch.arange(size, device="cpu")))
             size *= 1 if kind.shown(size) else 2
         some = batch.taken(new[torch.arange(size, device="cpu") % len(new)])
         if 2 * size > batch.rows or not kind.path.takes(some.tensors, size):
             return found
-        whole = self._run_s
-        rows = kind.rows_of(self._run(some))[: len(new)]
-        self._run_s = whole
+        whole = self.costs.run
+        rows = kind.rows_of(some.call(self.module))[: len(new)]
         for place, row in zip(new.tolist(), rows, strict=True):
             found[place] = row
             self.known.put(names[place], row, whole / batch.rows)
@@ -210,7 +212,8 @@ class Answers:
         self, kind: Kind, batch: Batch, names: list[str], found: Sequence[Row | None], value: Any
     ) -> None:
         """Compare the rows of a run with those that were known, and keep the others."""
-        rows, seconds = kind.rows_of(value), self._run_s / batch.rows
+        kind.reads.run = min(kind.reads.run, self.costs.run)
+        rows, seconds = kind.rows_of(value), self.costs.run / batch.rows
         fresh: dict[str, Row] = {}
         for name, known, row in zip(names, found, rows, strict=True):
             before = known or fresh.get(name)
@@ -224,11 +227,12 @@ class Answers:
         self.counts["rows computed"] += len(fresh)
         if fresh:
             new = sum(row is None for row in found)
-            self._say("executed", f"executed: {new} of {batch.rows} rows are new")
+            self._say("executed", f"executed: {new} of {batch.rows} rows are new{self._change}")
+            self._change = ""
             return
         self._say("executed", "executed: all rows are known; it was tried whether that is enough")
-        if kind.refused(batch.rows) is None and self._may_look():
-            with self._looking():
+        if kind.refused(batch.rows) is None and self.costs.may_look():
+            with self.costs.looking():
                 kind.show(self.module, batch)
 
     def _withdraw(self, kind: Kind) -> None:
@@ -258,21 +262,8 @@ class Answers:
     def _run(self, batch: Batch) -> Any:
         began = time.perf_counter()
         value = batch.call(self.module)
-        self._run_s = time.perf_counter() - began
-        self.seconds["executed"] += self._run_s
+        self.costs.ran(time.perf_counter() - began)
         return value
-
-    def _may_look(self) -> bool:
-        runs = _SHARE * self.seconds["executed"] + (_AT_FIRST - _A_LOOK) * self._run_s
-        return self.seconds["looked"] <= runs
-
-    @contextlib.contextmanager
-    def _looking(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds["looked"] += time.perf_counter() - began
 
     def _say(self, what: str, why: str) -> None:
         self.counts[what] += 1

@@ -33,6 +33,8 @@ class Batch:
         self.tensors = tensors
         self.rows = int(tensors[0].shape[0])
         self._others, self._spec, self._places = others, spec, places
+        self._given: tuple[Sequence[Any], Mapping[str, Any]] | None = None
+        """The arguments as they came."""
 
     @classmethod
     def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Batch:
@@ -51,7 +53,9 @@ class Batch:
             _check(tensor, tensors[0].shape[0])
         if len({(x.untyped_storage()._cdata, x.storage_offset()) for x in tensors}) < len(tensors):  # noqa: SLF001
             raise Refused("two arguments are one tensor: pass x.clone()")
-        return cls(tensors, others, spec, places)
+        made = cls(tensors, others, spec, places)
+        made._given = args, kwargs
+        return made
 
     @property
     def look(self) -> bytes:
@@ -84,6 +88,8 @@ class Batch:
 
     def call(self, function: Callable[..., Any]) -> Any:
         """Call a function with these arguments."""
+        if self._given is not None:
+            return function(*self._given[0], **self._given[1])
         tensors, others = iter(self.tensors), iter(self._others)
         leaves = [next(tensors) if is_tensor else next(others) for is_tensor in self._places]
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)

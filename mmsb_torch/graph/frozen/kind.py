@@ -19,6 +19,7 @@ from torch import Tensor
 from mmsb_torch.device import same_bits
 from mmsb_torch.errors import MMSBError
 from mmsb_torch.graph.frozen.batch import Batch
+from mmsb_torch.graph.frozen.costs import Reads
 from mmsb_torch.graph.frozen.form import Form
 from mmsb_torch.graph.frozen.known import Row
 from mmsb_torch.graph.memo.keys import Refused
@@ -44,6 +45,7 @@ class Kind:
         prefix: 16 bytes that rows are named with.
         sizes: numbers of rows that were tried; None if their rows have the same bits.
         served: rows that were read instead of computed.
+        reads: what that took.
     """
 
     def __init__(self, path: Path, form: Form, sign: bytes, batch: Batch) -> None:
@@ -57,6 +59,7 @@ class Kind:
         self.looks = [(out.dtype, evaluate(out.shape, first)[1:]) for out in path.outs]
         self.sizes: dict[int, str | None] = {}
         self.served = 0
+        self.reads = Reads()
         self._tries = 0
 
     def shown(self, rows: int) -> bool:
