@@ -7,6 +7,7 @@
     instrumentation  what code a result depends on
     graph            derived pages: what is stale, recomputing it, explaining it
     memory           Memory, Page: what you hold
+    training         a training loop whose state is pages
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -32,6 +33,7 @@ from mmsb_torch.errors import (
     InvalidMemoError,
     InvalidPageError,
     InvalidRecipeError,
+    MismatchError,
     MMSBError,
     NotRowwiseError,
     PageExistsError,
@@ -46,6 +48,7 @@ from mmsb_torch.errors import (
     SerializationError,
     StoreError,
     StoreLockedError,
+    TrackError,
     TransactionError,
     UnsupportedError,
     UnsupportedLocationError,
@@ -93,6 +96,9 @@ if TYPE_CHECKING:
     )
     from mmsb_torch.runtime.store.retention import Retention
     from mmsb_torch.training.frozen import cache_frozen
+    from mmsb_torch.training.run import Commit, Run, Step
+    from mmsb_torch.training.sampler import ResumableSampler
+    from mmsb_torch.training.track import track
 
 __all__ = [  # noqa: RUF022 - in plain order
     "CaptureBackend",
@@ -102,6 +108,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "Changes",
     "ClosedError",
     "CollectedError",
+    "Commit",
     "CorruptLogError",
     "CorruptStoreError",
     "CycleDetectedError",
@@ -125,6 +132,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "MMSBError",
     "MMSBInterpreter",
     "Memory",
+    "MismatchError",
     "Moment",
     "NotRowwiseError",
     "Page",
@@ -142,11 +150,15 @@ __all__ = [  # noqa: RUF022 - in plain order
     "RecordingError",
     "Region",
     "ReplayError",
+    "ResumableSampler",
     "Retention",
+    "Run",
     "SerializationError",
     "Spec",
+    "Step",
     "StoreError",
     "StoreLockedError",
+    "TrackError",
     "Transaction",
     "TransactionError",
     "UnsupportedError",
@@ -174,6 +186,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "serialize_event",
     "serialize_page",
     "serialize_to_bytes",
+    "track",
 ]
 
 
@@ -188,6 +201,9 @@ _LAZY = {
     **dict.fromkeys(("cache_frozen",), "training.frozen"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
+    **dict.fromkeys(("Commit", "Run", "Step"), "training.run"),
+    **dict.fromkeys(("ResumableSampler",), "training.sampler"),
+    **dict.fromkeys(("track",), "training.track"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
 

@@ -128,6 +128,14 @@ class CollectedError(HistoryError):
     """The writer has collected what this reader had not read yet; open the store again."""
 
 
+class TrackError(MMSBError, RuntimeError):
+    """A tracked run cannot begin, go on or go back like that."""
+
+
+class MismatchError(TrackError, ValueError):
+    """A model, an optimizer or another part of a run is not what the run kept; each difference is named."""
+
+
 class UnsupportedLocationError(MMSBError, NotImplementedError):
     """Pages cannot live there on this machine."""
 

@@ -21,7 +21,7 @@ from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Batch, Entry, Router, stage, stage_append
 from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.types import Delta, Event, EventType
+from mmsb_torch.types import Delta, Event, EventType, Transaction
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
@@ -212,13 +212,15 @@ class Memory(Keeper):
         return Changes(self, label, step, about, wait=wait)
 
     def _commit(self, deltas: Sequence[Delta], **options: Any) -> int:
-        router = self._router
-        number = router.commit(deltas, **options).tx
+        return self._after(self._router.commit(deltas, **options))
+
+    def _after(self, record: Transaction) -> int:
+        """What follows every commit; returns the transaction's number."""
         if self._compactor is not None:
             self._compactor.look()
-        if router.events.listening:
-            tell_stale(self._engine, [delta.page_id for delta in deltas])
-        return number
+        if self._router.events.listening:
+            tell_stale(self._engine, [delta.page_id for delta in record.deltas])
+        return record.tx
 
     # derived pages
 

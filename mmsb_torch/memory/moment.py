@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -144,14 +144,14 @@ class Diff(Mapping[str, PageDiff]):
         return "\n".join(lines)
 
 
-def diff(engine: Engine, a: int, b: int) -> Diff:
-    """Compare the pages that transactions between the two moments touched."""
+def diff(engine: Engine, a: int, b: int, only: Container[int] | None = None) -> Diff:
+    """Compare the pages (of the ids in `only`, if given) that transactions between two moments touched."""
     router = engine.router
     low, high = min(a, b), max(a, b)
     touched = router.log.pages_between(low, high)
     pages: dict[str, PageDiff] = {}
     for entry in router.table:
-        if entry.info.id not in touched:
+        if entry.info.id not in touched or (only is not None and entry.info.id not in only):
             continue
         before, after = (_value(engine, entry, tx) for tx in (a, b))
         if before is None or after is None:
@@ -174,24 +174,31 @@ def _different(before: Tensor, after: Tensor) -> Region:
     return Region.where(mask).compact()
 
 
-def restore(engine: Engine, target: int, commit: Callable[..., int]) -> int:
-    """Commit what brings every page back to transaction `target`; returns the new one's number."""
+def restore(
+    engine: Engine, target: int, commit: Callable[..., int], only: Container[int] | None = None
+) -> int:
+    """Commit what brings every page back to transaction `target`; returns the new one's number.
+
+    Every page: those of the ids in `only`, if given.
+    """
     about = {"restored": target}
     for _ in range(_TRIES):
         now = engine.router.tx
-        deltas = _way_back(engine, now, target)
+        deltas = _way_back(engine, now, target, only)
         try:
             return commit(deltas, metadata=about, only_at=now)
         except EpochConflictError:  # somebody committed meanwhile: compare again
             continue
-    return commit(_everything(engine, target), metadata=about)
+    return commit(_everything(engine, target, only), metadata=about)
 
 
-def _everything(engine: Engine, target: int) -> list[Delta]:
+def _everything(engine: Engine, target: int, only: Container[int] | None) -> list[Delta]:
     """Whole values of every page as of `target`: right whatever was committed meanwhile."""
     deltas = []
     for entry in engine.router.table:
-        value = None if entry.info.derived else _value(engine, entry, target)
+        if entry.info.derived or (only is not None and entry.info.id not in only):
+            continue
+        value = _value(engine, entry, target)
         if value is not None:
             region = Region.all(tuple(value.shape))
             number, rows = next_delta_id(), ANY_ROWS if value.dim() else None
@@ -201,11 +208,11 @@ def _everything(engine: Engine, target: int) -> list[Delta]:
     return deltas
 
 
-def _way_back(engine: Engine, now: int, target: int) -> list[Delta]:
+def _way_back(engine: Engine, now: int, target: int, only: Container[int] | None) -> list[Delta]:
     """Deltas that turn the state of transaction `now` into that of `target`."""
     table = engine.router.table
     deltas = []
-    for name, found in diff(engine, now, target).items():
+    for name, found in diff(engine, now, target, only).items():
         if found.before is None or found.after is None:  # made later than `target`: left alone
             continue
         region, rows = found.region, None

@@ -13,7 +13,9 @@ import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
 from mmsb_torch.graph.frozen.costs import Costs, Reads
 
-LOG = logging.getLogger("modules of the tests of frozen ones")  # a digest knows it by its name alone
+LOG = logging.getLogger(
+    "modules of the tests of frozen ones"
+)  # a digest knows it by its name alone
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,9 @@ def mem():
 
 def backbone(seed=0):
     torch.manual_seed(seed)
-    made = nn.Sequential(nn.Linear(12, 32), nn.ReLU(inplace=True), nn.LayerNorm(32), nn.Linear(32, 24))
+    made = nn.Sequential(
+        nn.Linear(12, 32), nn.ReLU(inplace=True), nn.LayerNorm(32), nn.Linear(32, 24)
+    )
     return made.eval().requires_grad_(False)
 
 
@@ -174,7 +178,15 @@ class Output:
         lambda h: h.t().contiguous().t(),
         lambda h: torch.stack([h, h + 1], 1)[:, 1],
     ],
-    ids=["tuple", "nested", "dataclass", "return type", "twice", "strided", "a view with an offset"],
+    ids=[
+        "tuple",
+        "nested",
+        "dataclass",
+        "return type",
+        "twice",
+        "strided",
+        "a view with an offset",
+    ],
 )
 def test_results_keep_their_form(mem, shape):
     class Shaped(nn.Module):

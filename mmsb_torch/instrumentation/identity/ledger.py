@@ -248,6 +248,18 @@ class Ledger:
             return None
         return Evidence(tensor, record, view, tensor.requires_grad)
 
+    def attest(self, tensor: Tensor) -> Evidence | None:
+        """Set the flag of a tensor's memory: evidence that it is as it is now, and nothing is read.
+
+        None if it cannot be watched.
+        """
+        if tensor.nbytes < LEAST_BYTES or not tensor.is_cpu or not barrier.is_alone():
+            return None
+        record = self._record(tensor, watch=True)
+        if record is None:
+            return None
+        return Evidence(tensor, record, view_of(tensor), tensor.requires_grad)
+
     def doubtful(self, evidence: Sequence[Evidence | None]) -> list[int]:
         """Places of those tensors that may have changed since (None: always)."""
         if not barrier.is_alone():

@@ -125,35 +125,16 @@ class Router(Reading):
 
         The caller holds `creating`, and tells subscribers when it let go.
         """
-        self.check_writable()
         region = Region.all(tuple(values.shape))
         delta = Delta(next_delta_id(), info.id, -1, region, values, info.created_ns, "create")
-        with self.committing:
-            self._settle()
-            self.check_open()
-            self.table.check_free(info)
-            record = Transaction(
-                self.log.last + 1, info.created_ns, (info,), (delta,), None, None, _NOTHING
-            )
-            entry = Entry(info)
-            self._begin(record)
-            try:
-                kept = self.log.write(record)
-                with self.table.lock:
-                    self.log.append(record, kept)
-                    self.table.add(entry)
-                    entry.put(values.detach(), shared=self.log.keeps)
-                    entry.tx = self.tx = record.tx
-            except BaseException:
-                self._settle()
-                raise
-            self._end()
-        return entry
+        self.commit([delta], created=(info,))
+        return self.table.find(info.id)
 
     def commit(
         self,
         deltas: Sequence[Delta],
         *,
+        created: Sequence[PageInfo] = (),
         label: str | None = None,
         step: int | None = None,
         metadata: Mapping[str, Any] = _NOTHING,
@@ -166,6 +147,9 @@ class Router(Reading):
 
         Args:
             deltas: as `staging.stage` or `compose` made them.
+            created: pages that begin here. Among `deltas` are their first values: whole, of base epoch
+                -1, adopted. The caller holds `creating`, and tells subscribers (`tell`) when it let
+                go.
             label: a name for this moment.
             step: the caller's step count at this moment.
             metadata: plain data kept with the transaction.
@@ -180,7 +164,7 @@ class Router(Reading):
                 nothing was changed.
         """
         self.check_writable()
-        find, placed = self.table.find, []
+        new = {info.id: Entry(info) for info in created}
         with self.committing:
             if self.alert:
                 self._settle()
@@ -189,16 +173,12 @@ class Router(Reading):
                 raise EpochConflictError(
                     f"the memory is at transaction {self.tx}, expected {only_at}"
                 )
-            for delta in deltas:
-                entry = find(delta.page_id)
-                if epochs or not entry.is_unwritten():
-                    self._check(entry, epochs)
-                base = bases.pop(delta.page_id, None) if bases else None
-                placed.append((entry, self._settled(entry, delta, base)))
-                del base
+            placed = self._placed(deltas, new, epochs, bases)
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
-            record = make_transaction((tx, time.time_ns(), (), final, label, step, metadata))
+            record = make_transaction(
+                (tx, time.time_ns(), tuple(created), final, label, step, metadata)
+            )
             self._begin(record)
             try:
                 # may wait for the disk: no lock of readers is held
@@ -209,17 +189,48 @@ class Router(Reading):
                     targets = [entry.target(delta) for entry, delta in placed]
                     self.log.append(record, kept)
                     for (entry, delta), target in zip(placed, targets, strict=True):
-                        if not self.log.keeps:
-                            entry.retire(delta.region.form)
-                        self.apply(entry, delta, target, tx, shared=shared)
+                        if delta.page_id in new:
+                            self.table.add(entry)
+                            entry.put(delta.values.detach(), shared=shared)
+                            entry.tx = tx
+                        else:
+                            self._retire(entry, delta)
+                            self.apply(entry, delta, target, tx, shared=shared)
                     self.tx = tx
             except BaseException:
                 self._settle()
                 raise
             self._end()
-        if self.events.listening:
+        if self.events.listening and not new:
             self._tell(record, [entry for entry, _ in placed])
         return record
+
+    def _placed(
+        self,
+        deltas: Sequence[Delta],
+        new: Mapping[int, Entry],
+        epochs: Mapping[int, int] | None,
+        bases: dict[int, Base] | None,
+    ) -> list[tuple[Entry, Delta]]:
+        """Each delta with its page, checked and as of the page as it is now. Commit lock held."""
+        for entry in new.values():
+            self.table.check_free(entry.info)
+        find, placed = self.table.find, []
+        for delta in deltas:
+            if new and delta.page_id in new:
+                placed.append((new[delta.page_id], delta))
+                continue
+            entry = find(delta.page_id)
+            if epochs or not entry.is_unwritten():
+                self._check(entry, epochs)
+            base = bases.pop(delta.page_id, None) if bases else None
+            placed.append((entry, self._settled(entry, delta, base)))
+            del base
+        return placed
+
+    def _retire(self, entry: Entry, delta: Delta) -> None:
+        if not self.log.keeps:
+            entry.retire(delta.region.form)
 
     def _begin(self, record: Transaction) -> None:
         self._begun, self.alert = record, True
@@ -326,7 +337,7 @@ class Router(Reading):
         entry.journal.add(entry.epoch, delta.region)
 
     def tell(self, record: Transaction) -> None:
-        """Tell subscribers of a transaction that was replayed."""
+        """Tell subscribers of a transaction that was replayed, or that pages began with."""
         for info in record.created:
             fields = {"page": info.name, "tx": record.tx, "spec": str(info.spec)}
             self.events.emit(EventType.PAGE_CREATED, fields)
