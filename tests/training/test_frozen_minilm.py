@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import mmsb_torch as mmsb
 
 SCRIPT = """
-import json, sys
+import json, sys, torch
+torch.set_num_threads(int(sys.argv[2]))  # another number of threads would be other rows
 from test_frozen_minilm import run, sentences_with_topics
 import mmsb_torch as mmsb
 with mmsb.open(sys.argv[1]) as mem:
@@ -75,7 +76,7 @@ def test_the_losses_are_the_same_and_another_process_reads_the_rows(tmp_path):
     assert stats["hits"] == 2 * stats["calls"] / 3 - 1  # one more to see that reading is enough
     assert stats["rows_computed"] == len(set(map(tuple, ids.tolist())))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "run.mmsb"],
+        [sys.executable, "-c", SCRIPT, tmp_path / "run.mmsb", str(torch.get_num_threads())],
         cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
     )  # fmt: skip
