@@ -5,16 +5,20 @@ A fit that was killed is called again as it was, and goes on from the last commi
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from mmsb_torch.errors import TrackError
 from mmsb_torch.integrations.kept import kept
 from mmsb_torch.memory import Memory, open  # noqa: A004 - as mmsb.open
 from mmsb_torch.training import Run, track
+from mmsb_torch.training.randomness import Randomness
 
 
 class MMSBCallback(pl.Callback):
@@ -49,7 +53,7 @@ class MMSBCallback(pl.Callback):
         del pl_module
         memory = self._given if isinstance(self._given, Memory) else open(self._given)
         self._loops = _Loops(trainer)
-        self._memory = memory
+        self._memory, self._before = memory, _Generators()
         state = kept(memory, self._name, "loops")
         if state is not None:
             self._loops.load_state_dict(state)
@@ -80,8 +84,13 @@ class MMSBCallback(pl.Callback):
         """Commit, but for the state that was just resumed."""
         del pl_module
         fresh, self._fresh = self._fresh, False
-        if not fresh and trainer.current_epoch % self._every == 0:
+        if fresh or trainer.current_epoch % self._every:
+            return
+        if trainer.fit_loop.epoch_progress.total.completed:
             self._commit(trainer)
+        else:  # the first batches are drawn already: the generators are wanted as of before
+            with self._before.again():
+                self._commit(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commit what came out."""
@@ -110,6 +119,27 @@ class MMSBCallback(pl.Callback):
             if name not in ("step", "time")
         }
         self.run.commit(step=trainer.global_step, **numbers)
+
+
+class _Generators:
+    """The random generators as they are when this is made."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._said = Randomness().look(self._keep)
+
+    def _keep(self, key: str, tensor: Tensor, **_: bool) -> None:
+        self._tensors[key] = tensor.clone()
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """As they were, for a while."""
+        now = _Generators()
+        Randomness().load(self._said, self._tensors.__getitem__)
+        try:
+            yield
+        finally:
+            Randomness().load(now._said, now._tensors.__getitem__)  # noqa: SLF001 - one of these
 
 
 class _Loops:
