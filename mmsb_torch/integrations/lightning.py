@@ -139,7 +139,7 @@ class _Generators:
         try:
             yield
         finally:
-            Randomness().load(now._said, now._tensors.__getitem__)  # noqa: SLF001 - one of these
+            Randomness().load(now._said, now._tensors.__getitem__)
 
 
 class _Loops:
