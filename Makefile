@@ -31,6 +31,7 @@ cover: $(STAMP)  ## the same, with coverage: nearly twice as long
 
 gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.json has the result
 	MMSB_GATE=1 $(RUN) -m pytest -n 2 --dist worksteal -p no:randomly tests/reliability tests/memory/collecting \
+		tests/training/test_kills.py \
 		tests/graph/scope/test_programs.py --timeout 1200
 
 soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples

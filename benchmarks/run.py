@@ -19,6 +19,7 @@ import bench_peers
 import bench_record
 import bench_rows
 import bench_rows_graph
+import bench_track
 import bench_update
 import torch
 from rich.console import Console
@@ -45,6 +46,7 @@ TABLES = {
     "follow": bench_follow.table,
     "codecs": bench_codecs.table,
     "forms": bench_codecs.forms,
+    "track": bench_track.table,
     "import": bench_import.table,
 }
 

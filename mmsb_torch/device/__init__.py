@@ -8,7 +8,7 @@ merges with torch's dispatcher.
 """
 
 from mmsb_torch.device.allocation import empty
-from mmsb_torch.device.compare import changed_elements, changed_rows, same_bits
+from mmsb_torch.device.compare import changed_elements, changed_rows, same_bits, touched_rows
 from mmsb_torch.device.location import PageLocation, resolve_device
 from mmsb_torch.device.merge import (
     delta_merge,
@@ -59,6 +59,7 @@ __all__ = [
     "rows_threshold",
     "same_bits",
     "take_rows",
+    "touched_rows",
     "unpack_mask",
     "with_room",
     "words",

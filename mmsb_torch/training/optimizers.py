@@ -96,6 +96,7 @@ class OptimizerPart:
             where = "param" if value.device == parameter.device else "cpu"
             if value.dim() == 0:
                 numbers.setdefault((slot, value.dtype, where), []).append((name, value))
+                slots[slot] = {"$": "number of each"}  # its place among the others
                 continue
             keep(key, value)
             slots[slot] = {"$": "tensor", "is": key, "on": where}

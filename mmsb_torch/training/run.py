@@ -99,6 +99,7 @@ class Run:
         ]
         self._pages = Pages(memory, self.name, self._prefix, watch=watch)
         self._metrics: list[str] = []
+        self._count = 0
         self._begun = False
         """Whether this loop goes on from what the memory holds."""
         self._torn = False
@@ -184,9 +185,11 @@ class Run:
         return names
 
     def _note_run(self, draft: Draft, step: int, parts: list[str], names: list[str]) -> None:
+        self._count += 1  # so that each commit touches the page, of the same step, too
         about = {
             "version": VERSION,
             "step": step,
+            "commits": self._count,
             "parts": parts,
             "metrics": names,
             "pages": draft.names,
@@ -271,7 +274,7 @@ class Run:
                 part.load(saved.part(part.name), saved.find)
         for sampler in self._samplers:
             sampler.go_on(self._random.again())
-        self._metrics, self.step = saved.metrics, saved.step
+        self._metrics, self._count, self.step = saved.metrics, saved.commits, saved.step
         self._begun, self._torn = True, False
 
     def _transaction(self, step: int) -> int:

@@ -38,6 +38,8 @@ class Saved:
             )
         self._pages = about["pages"]
         self.step: int = about["step"]
+        self.commits: int = about["commits"]
+        """How many led to this moment."""
         self.parts: list[str] = about["parts"]
         self.metrics: list[str] = about["metrics"]
 

@@ -29,6 +29,8 @@ from mmsb_torch.device import (
     from_words,
     pack_mask,
     same_bits,
+    take_rows,
+    touched_rows,
     words,
     zeros,
 )
@@ -98,6 +100,7 @@ ANY_ROWS = -1
 """`rows_before` of a staged delta that gives a page its rows, however many it has by then."""
 NARROW_BYTES = 4096
 """Whole-page writes from this size on are compared with what is there."""
+_LARGE = 1 << 20
 _PROBES = 128  # each is a cache miss or two
 _WORTH = 0.75  # a narrowed delta has to be smaller than this share of the whole
 
@@ -293,6 +296,9 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
     old, new = present.view(-1)[::step], values.view(-1)[::step]
     if int(changed_elements(old, new).sum()) > len(new) // 2:
         return delta
+    found = _in_rows(delta, present)
+    if found is not None:
+        return found
     mask = changed_elements(present, values)
     region = Region.where(mask).compact()
     if region.form is Form.ALL:
@@ -303,6 +309,20 @@ def narrow(delta: Delta, present: Tensor) -> Delta:
     if region.nbytes + picked > values.nbytes * _WORTH:
         return delta
     return delta._replace(region=region, values=region.pick(values))
+
+
+def _in_rows(delta: Delta, present: Tensor) -> Delta | None:
+    """As `narrow`, of a large page of which few rows differ, in all of their elements; None if not so."""
+    values, shape = delta.values, delta.region.shape
+    if values.nbytes < _LARGE or values.dim() < 2 or not present.is_contiguous():
+        return None
+    rows = touched_rows(present, values)
+    if len(rows) > len(values) // 4:
+        return None
+    picked = take_rows(values, rows)
+    if not bool(changed_elements(take_rows(present, rows), picked).all()):
+        return None
+    return delta._replace(region=Region.rows(shape, rows), values=picked)
 
 
 def _over(second: Delta, first: Delta, region: Region, values: Tensor) -> Delta:

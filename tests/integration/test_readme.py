@@ -27,4 +27,8 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
     assert "TransformerEncoder: layers.1" in printed
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pipeline.mmsb", "run.mmsb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model",
+        "pipeline.mmsb",
+        "run.mmsb",
+    ]

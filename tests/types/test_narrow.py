@@ -7,6 +7,7 @@ import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
 from mmsb_torch.testing import DTYPES, random_bits
 from mmsb_torch.types import Delta, Form, Region, apply, narrow
+from mmsb_torch.types import delta as delta_module
 
 
 def whole(values):
@@ -15,7 +16,9 @@ def whole(values):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("changed", ["nothing", "a row", "elements", "half", "everything"])
-def test_it_does_what_the_whole_does(dtype, changed):
+@pytest.mark.parametrize("large", [1, 1 << 20])
+def test_it_does_what_the_whole_does(dtype, changed, large, monkeypatch):
+    monkeypatch.setattr(delta_module, "_LARGE", large)
     old = random_bits((64, 130), dtype, 0)
     new = random_bits((64, 130), dtype, 0)
     other = random_bits((64, 130), dtype, 1)
