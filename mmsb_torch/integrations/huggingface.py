@@ -23,7 +23,7 @@ from mmsb_torch.memory import Memory, open  # noqa: A004 - as mmsb.open
 from mmsb_torch.training import Run, track
 
 
-class MMSBCallback(transformers.TrainerCallback):  # type: ignore[misc]  # it has no types
+class MMSBCallback(transformers.TrainerCallback):
     """Commits the state of a training to a memory; `checkpoint` lets the trainer go on from there.
 
     Kept are the model, optimizer, scheduler and random generators as of the beginning of a step, when its
