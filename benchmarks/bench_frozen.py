@@ -14,7 +14,7 @@ import mmsb_torch as mmsb
 from mmsb_torch.demo.corpus import sentences
 from mmsb_torch.demo.encoder import load, tokenise
 
-ROWS, LENGTH, BATCH, EPOCHS = 192, 64, 32, 4
+ROWS, LENGTH, BATCH, EPOCHS = 96, 64, 32, 4
 
 
 class Hidden(nn.Module):
@@ -54,8 +54,7 @@ def table() -> Table:
             shown.add_row(
                 "1 % of the rows changed", *said(seconds, floor), differing(wanted, losses)
             )
-    for row in torchcache_rows(backbone, ids, plain, floor):
-        shown.add_row(*row)
+    shown.add_row(*torchcache_row(backbone, ids, plain, floor))
     return shown
 
 
@@ -88,34 +87,18 @@ def differing(wanted, found):
     return str(sum(a != b for a, b in zip(wanted, found, strict=True)))
 
 
-def torchcache_rows(backbone, ids, plain, floor):
-    """torchcache's epochs; then its losses after the weights were changed under it."""
+def torchcache_row(backbone, ids, plain, floor):
     try:
         torchcache = importlib.import_module("torchcache").torchcache
     except ImportError:
-        return [("torchcache", "-", "not installed", "-", "-")]
+        return "torchcache", "-", "not installed", "-", "-"
 
     @torchcache()
     class Cached(Hidden):
         pass
 
-    cached = Cached(backbone.backbone).eval()
-    losses, seconds = epochs(cached, ids)
-    rows = [("torchcache", *said(seconds, floor), differing(plain, losses))]
-    weight = backbone.backbone.encoder.layer[0].output.dense.weight
-    with torch.no_grad():
-        weight.mul_(1.5)
-    wanted, _ = epochs(backbone, ids)
-    losses, seconds = epochs(cached, ids)
-    rows.append(("torchcache, weights changed", *said(seconds, floor), differing(wanted, losses)))
-    with mmsb.open() as mem:
-        frozen = mmsb.cache_frozen(mem, backbone)
-        with torch.no_grad():
-            weight.div_(1.5)
-        epochs(frozen, ids)
-        with torch.no_grad():
-            weight.mul_(1.5)
-        wanted, _ = epochs(backbone, ids)
-        losses, seconds = epochs(frozen, ids)
-    rows.append(("cache_frozen, weights changed", *said(seconds, floor), differing(wanted, losses)))
-    return rows
+    try:
+        losses, seconds = epochs(Cached(backbone.backbone).eval(), ids)
+    except RuntimeError as error:
+        return "torchcache", "-", f"raised: {error!s:.60}", "-", "-"
+    return "torchcache", *said(seconds, floor), differing(plain, losses)

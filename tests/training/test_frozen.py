@@ -286,3 +286,32 @@ def test_what_is_no_module_is_refused(mem):
     mem.close()
     with pytest.raises(mmsb.ClosedError):
         frozen(data())
+
+
+def test_a_tracked_model_may_have_a_frozen_part(tmp_path):
+    def loop(steps, path=None, stop=None):
+        torch.manual_seed(0)
+        model = nn.Sequential(backbone(), nn.Linear(24, 3))
+        optimizer = torch.optim.AdamW(model[1].parameters(), 1e-2)
+        x, run, begun, losses = data(), None, 0, []
+        if path is not None:
+            mem = mmsb.open(path)
+            model[0] = mmsb.cache_frozen(mem, model[0])
+            run = mmsb.track(mem, model=model, optimizer=optimizer)
+            begun = run.resume()
+        for step in range(begun, stop or steps):
+            at = torch.randperm(40, generator=torch.Generator().manual_seed(step))[:16]
+            loss = model(x[at]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if run is not None:
+                run.commit(step=step + 1, loss=loss)
+        if run is not None:
+            assert model[0].stats()["hits"] > 0
+            mem.close()
+        return losses
+
+    plain = loop(24)
+    assert loop(24, tmp_path / "run.mmsb", stop=14) + loop(24, tmp_path / "run.mmsb") == plain
