@@ -20,11 +20,8 @@ import bench_peers
 import bench_record
 import bench_rows
 import bench_rows_graph
-<<<<<<< HEAD
 import bench_track
-=======
 import bench_sentences
->>>>>>> main
 import bench_update
 import torch
 from rich.console import Console
@@ -36,11 +33,8 @@ TABLES = {
     "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "rows": bench_rows.table,
-<<<<<<< HEAD
     "frozen": bench_frozen.table,
-=======
     "sentences": bench_sentences.table,
->>>>>>> main
     "record": bench_record.table,
     "memo": bench_memo.table,
     "answers": bench_peers.answers,
