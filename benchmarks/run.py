@@ -20,8 +20,8 @@ import bench_peers
 import bench_record
 import bench_rows
 import bench_rows_graph
-import bench_track
 import bench_sentences
+import bench_track
 import bench_update
 import torch
 from rich.console import Console
