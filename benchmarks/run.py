@@ -9,6 +9,7 @@ import platform
 import bench_append
 import bench_codecs
 import bench_follow
+import bench_frozen
 import bench_graph
 import bench_history
 import bench_import
@@ -32,6 +33,7 @@ TABLES = {
     "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "rows": bench_rows.table,
+    "frozen": bench_frozen.table,
     "sentences": bench_sentences.table,
     "record": bench_record.table,
     "memo": bench_memo.table,

@@ -95,6 +95,7 @@ if TYPE_CHECKING:
         serialize_to_bytes,
     )
     from mmsb_torch.runtime.store.retention import Retention
+    from mmsb_torch.training.frozen import cache_frozen
     from mmsb_torch.training.run import Commit, Run, Step
     from mmsb_torch.training.sampler import ResumableSampler
     from mmsb_torch.training.track import track
@@ -166,6 +167,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "World",
     "WorldError",
     "WrongHitError",
+    "cache_frozen",
     "capabilities",
     "capture",
     "compress_delta",
@@ -196,6 +198,7 @@ _LAZY = {
     **dict.fromkeys(("Graph",), "graph.draw"),
     **dict.fromkeys(("InstrumentationConfig", "Recording"), "graph.recording"),
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
+    **dict.fromkeys(("cache_frozen",), "training.frozen"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
     **dict.fromkeys(("Commit", "Run", "Step"), "training.run"),

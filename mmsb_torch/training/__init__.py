@@ -6,11 +6,13 @@ pages        deltas for the tensors that are not what their pages hold
 saved        what was kept, as of a moment
 modules, optimizers, parts, randomness    the parts; `part` says what one is
 sampler      a sampler whose place can be kept
+frozen       cache_frozen: what a frozen backbone gives for a row is computed once
 tree         plain Python data as JSON and tensors
 """
 
+from mmsb_torch.training.frozen import cache_frozen
 from mmsb_torch.training.run import Commit, Run, Step
 from mmsb_torch.training.sampler import ResumableSampler
 from mmsb_torch.training.track import track
 
-__all__ = ["Commit", "ResumableSampler", "Run", "Step", "track"]
+__all__ = ["Commit", "ResumableSampler", "Run", "Step", "cache_frozen", "track"]

@@ -50,7 +50,8 @@ def _is_by_vector(graph: Graph, call: Call) -> bool:
         return True
     if name not in {"matmul", "linear", "mm", "bmm", "addmm", "baddbmm"}:
         return False
-    ranks = [len(graph.shape(value)) for value in call.tensors[:2]]
+    factors = call.tensors[-2:] if name in {"addmm", "baddbmm"} else call.tensors[:2]
+    ranks = [len(graph.shape(value)) for value in factors]
     return 1 in ranks or call.shape[-1] == 1
 
 

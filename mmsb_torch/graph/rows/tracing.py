@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -298,9 +298,7 @@ class _Reader:
             if target is None:
                 raise PlanError(f"{node.name} writes in place")
         args = self._arguments(target, node)
-        _check_random(target, args, node.name)
-        if args.get("running_mean") is not None and any(args.get(name) for name in _UPDATING):
-            raise PlanError(f"{node.name} writes into its running statistics")
+        check_effects(target, args, node.name)
         value = node.meta.get("val")
         if value is None:
             raise PlanError(f"{node.name} is called for its effect")
@@ -360,8 +358,10 @@ def _size(expression: Any, symbol: Any) -> Size | int:
     return Size(0, 0, lambda rows: int(expression.subs(symbol, rows)))
 
 
-def _check_random(op: Any, args: dict[str, Any], name: str) -> None:
-    """Raise PlanError if a call draws random numbers."""
+def check_effects(op: Any, args: Mapping[str, Any], name: str) -> None:
+    """Raise PlanError if a call draws random numbers or writes into running statistics."""
+    if args.get("running_mean") is not None and any(args.get(name) for name in _UPDATING):
+        raise PlanError(f"{name} writes into its running statistics")
     if torch.Tag.nondeterministic_seeded not in op.tags:
         return
     for argument in schema_of(op).arguments:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -43,7 +43,7 @@ def record(
         CaptureError: it read or wrote in a way that a graph cannot repeat.
     """
     tape = _Tape(leaves, paths)
-    with _Reads(tape), tape:
+    with Reads(tape), tape:
         results = function(*leaves)
     if tape.refusal is not None:  # the function may have caught it, and gone on
         raise tape.refusal
@@ -170,10 +170,16 @@ _UNSEEN = frozenset(
 _MAKERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
 
 
-class _Reads(TorchFunctionMode):
+class Recorder(Protocol):
+    """Who wants to know of such reads."""
+
+    refusal: MMSBError | None
+
+
+class Reads(TorchFunctionMode):
     """Sees what Python reads out of tensors past the dispatcher."""
 
-    def __init__(self, tape: _Tape) -> None:
+    def __init__(self, tape: Recorder) -> None:
         super().__init__()
         self._tape = tape
 
