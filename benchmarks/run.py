@@ -19,6 +19,7 @@ import bench_peers
 import bench_record
 import bench_rows
 import bench_rows_graph
+import bench_sentences
 import bench_track
 import bench_update
 import torch
@@ -31,6 +32,7 @@ TABLES = {
     "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "rows": bench_rows.table,
+    "sentences": bench_sentences.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
     "answers": bench_peers.answers,
