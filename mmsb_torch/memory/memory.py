@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
-from mmsb_torch.memory import auditing, deriving, graphs, making, watching
+from mmsb_torch.memory import auditing, deriving, graphs, making, telling, watching
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
@@ -21,7 +21,7 @@ from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Batch, Entry, Router, stage, stage_append
 from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.types import Delta, Event, EventType
+from mmsb_torch.types import Delta, EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
@@ -216,7 +216,7 @@ class Memory(Keeper):
         number = router.commit(deltas, **options).tx
         if self._compactor is not None:
             self._compactor.look()
-        if router.events.listening:
+        if EventType.STALE in router.events.wanted:
             tell_stale(self._engine, [delta.page_id for delta in deltas])
         return number
 
@@ -335,15 +335,7 @@ class Memory(Keeper):
 
     # what happens, and how things stand
 
-    def subscribe(
-        self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
-    ) -> Callable[[], None]:
-        """Call `subscriber(event)` when something happens; returns what ends it.
-
-        It runs on the thread where it happened, under no lock; one that raises is removed.
-        """
-        self._router.check_open()
-        return self._router.events.subscribe(subscriber, types)
+    subscribe = telling.subscribe
 
     def stats(self) -> dict[str, Any]:
         """Numbers about this memory, as plain data."""

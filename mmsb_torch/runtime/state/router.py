@@ -123,7 +123,7 @@ class Router(Reading):
     def create(self, info: PageInfo, values: Tensor) -> Entry:
         """Make a page whose first value is `values` (adopted), as a transaction of its own.
 
-        The caller holds `creating`, and tells subscribers when it let go.
+        The caller holds `creating`, and lets events be delivered when it let go.
         """
         self.check_writable()
         region = Region.all(tuple(values.shape))
@@ -217,15 +217,18 @@ class Router(Reading):
                 self._settle()
                 raise
             self._end()
-        if self.events.listening:
-            self._tell(record, [entry for entry, _ in placed])
+        if self.events.wanted:
+            self.events.deliver()
         return record
 
     def _begin(self, record: Transaction) -> None:
         self._begun, self.alert = record, True
 
     def _end(self) -> None:
-        self._begun, self.alert = None, self.closed
+        """The transaction under way is there; who wants to be told is told when the lock is gone."""
+        record, self._begun, self.alert = self._begun, None, self.closed
+        if record is not None and self.events.wanted:
+            self._post(record)
 
     def _settle(self) -> None:
         """Void a transaction that was interrupted, or finish it if the log has it. Commit lock held.
@@ -236,6 +239,7 @@ class Router(Reading):
         if record is not None:
             if self.log.last < record.tx:
                 self.log.take_back(record.tx)
+                self._begun = None
             elif self.tx < record.tx:
                 finish(self, record)
             self._end()
@@ -327,25 +331,21 @@ class Router(Reading):
 
     def tell(self, record: Transaction) -> None:
         """Tell subscribers of a transaction that was replayed."""
+        self._post(record)
+        self.events.deliver()
+
+    def _post(self, record: Transaction) -> None:
+        """Put the events of a transaction in order."""
+        events, find = self.events, self.table.find
         for info in record.created:
             fields = {"page": info.name, "tx": record.tx, "spec": str(info.spec)}
-            self.events.emit(EventType.PAGE_CREATED, fields)
+            events.post(EventType.PAGE_CREATED, fields)
         made = {info.id for info in record.created}
-        deltas = tuple([delta for delta in record.deltas if delta.page_id not in made])
-        entries = [self.table.find(delta.page_id) for delta in deltas]
-        self._tell(record._replace(deltas=deltas), entries)
-
-    def _tell(self, record: Transaction, entries: Sequence[Entry]) -> None:
-        for entry, delta in zip(entries, record.deltas, strict=True):
-            self.events.emit(
-                EventType.DELTA_COMMITTED,
-                {
-                    "page": entry.info.name,
-                    "tx": record.tx,
-                    "label": record.label,
-                    "epoch": delta.base_epoch + 1,
-                    "region": delta.effect,
-                    "nbytes": delta.nbytes,
-                    "source": delta.source,
-                },
-            )
+        for delta in record.deltas:
+            name = find(delta.page_id).info.name
+            if delta.page_id in made or not events.wants(EventType.DELTA_COMMITTED, name):
+                continue
+            fields = {"page": name, "tx": record.tx, "label": record.label}
+            fields |= {"epoch": delta.base_epoch + 1, "region": delta.effect}
+            fields |= {"nbytes": delta.nbytes, "source": delta.source}
+            events.post(EventType.DELTA_COMMITTED, fields)
