@@ -56,7 +56,6 @@ class Memory(Keeper):
         auditing.begin(self, audit)
         self._device = device
         self._handles = Handles(self, self._router)
-        self._memo: Memo | None = None
         self._budget = budget
         self._operations: Operations | None = None
         self._recordings: WeakSet[Recording] = WeakSet()
@@ -253,15 +252,16 @@ class Memory(Keeper):
 
     @property
     def memo(self) -> Memo:
-        """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        """Memoises functions: `@mem.memo`; `mem.memo.report()`, `.explain(f, *args)`, `.prefetch(f)`."""
         found = self._memo
         if found is None:
             from mmsb_torch.graph.memo.memo import Memo  # noqa: PLC0415 - it loads when it is used
 
             with self._router.table.lock:  # two threads must get the same one
                 if self._memo is None:
-                    of_memory = self._router.check_open, self._engine.worlds, self._engine.audit
-                    self._memo = Memo(self._objects, self._budget, *of_memory)
+                    check, engine = self._router.check_open, self._engine
+                    parts = check, engine.worlds, engine.audit, self._router.events
+                    self._memo = Memo(self._objects, self._budget, *parts)
                 found = self._memo
         return found
 

@@ -77,7 +77,7 @@ class EventBus:
 
     def wants(self, kind: EventType, page: str) -> bool:
         """Whether somebody wants events of this type of this page."""
-        return any([item.wants(kind, page) for item in self._subscribers])
+        return any(item.wants(kind, page) for item in self._subscribers)
 
     def emit(self, kind: EventType, fields: Mapping[str, Any]) -> None:
         """Tell every subscriber who wants it. No lock may be held by the caller."""
