@@ -24,7 +24,7 @@ from mmsb_torch.graph.rerun import check_derived
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
 from mmsb_torch.instrumentation.code import Worlds
-from mmsb_torch.instrumentation.context import settings
+from mmsb_torch.instrumentation.context import GradKept, settings
 from mmsb_torch.runtime.state import Entry, Router
 
 _CHASES = 3
@@ -182,7 +182,7 @@ class Engine:
     def _pull(self, targets: Sequence[Node], *, keep_going: bool = False) -> None:
         pull = Pull(self)
         try:
-            with self.runner.plain():
+            with GradKept(), self.runner.plain():
                 pull.settle_all(self.topology.order(targets))
         finally:
             for kind, fields in pull.told:

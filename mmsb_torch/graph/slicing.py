@@ -243,8 +243,9 @@ class Slicing:
         values = [pull.value(entry) for entry in recipe.inputs]
         count = len(whole) if edits.rows is None else edits.of
         like = torch.empty((count, *whole.shape[1:]), dtype=whole.dtype, device="meta")
-        with pull.engine.runner.inside(frame):
-            plan = plans.of(recipe, values, like, sorted(edits.inputs), self._promise)
+        plan = pull.engine.runner.inside(
+            frame, lambda: plans.of(recipe, values, like, sorted(edits.inputs), self._promise)
+        )
         if plan is None:
             return
         if isinstance(plan, str) or frame.reads or frame.peeked:

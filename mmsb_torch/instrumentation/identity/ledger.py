@@ -16,7 +16,7 @@ import xxhash
 from torch import Tensor, nn
 
 from mmsb_torch.device import held_elsewhere
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 
 from . import barrier
 
@@ -153,7 +153,7 @@ class Ledger:
         return checked, false
 
     def _is_false(self, key: int, record: Record, storage: torch.UntypedStorage) -> bool:
-        with plain_torch(torch.device("cpu")):
+        with GradKept(), plain_torch(torch.device("cpu")):
             for look, digest in list(record.digests.items()):
                 dtype, shape, stride, offset = look[:4]
                 view = torch.empty(0, dtype=dtype, device="cpu")
