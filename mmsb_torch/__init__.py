@@ -7,6 +7,7 @@
     instrumentation  what code a result depends on
     graph            derived pages: what is stale, recomputing it, explaining it
     memory           Memory, Page: what you hold
+    integrations     other libraries: matplotlib, Prometheus
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from mmsb_torch.instrumentation.capture.export import Captured, capture
     from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
     from mmsb_torch.instrumentation.capture.ir import IR
+    from mmsb_torch.integrations.console import print_stats
+    from mmsb_torch.integrations.plots import plot_stats
     from mmsb_torch.memory.capabilities import capabilities
     from mmsb_torch.memory.exchange import (
         PageRecord,
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
         serialize_page,
         serialize_to_bytes,
     )
+    from mmsb_torch.memory.statistics import get_stats
     from mmsb_torch.runtime.store.retention import Retention
 
 __all__ = [  # noqa: RUF022 - in plain order
@@ -164,9 +168,12 @@ __all__ = [  # noqa: RUF022 - in plain order
     "deserialize_event",
     "deserialize_from_bytes",
     "deserialize_page",
+    "get_stats",
     "mmsb_start",
     "mmsb_stop",
     "open",
+    "plot_stats",
+    "print_stats",
     "register_recomputation",
     "register_row_rule",
     "repair",
@@ -187,6 +194,9 @@ _LAZY = {
     **dict.fromkeys(("Retention",), "runtime.store.retention"),
     **dict.fromkeys(("capabilities",), "memory.capabilities"),
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
+    **dict.fromkeys(("get_stats",), "memory.statistics"),
+    **dict.fromkeys(("plot_stats",), "integrations.plots"),
+    **dict.fromkeys(("print_stats",), "integrations.console"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
 

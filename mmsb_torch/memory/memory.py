@@ -338,9 +338,9 @@ class Memory(Keeper):
     subscribe = telling.subscribe
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about this memory, as plain data."""
+        """Numbers about this memory, as plain data; docs/monitoring.md names each, with its unit."""
         self._router.check_open()
-        return statistics(self._engine)
+        return statistics(self)
 
     @property
     def closed(self) -> bool:

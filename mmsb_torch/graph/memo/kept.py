@@ -19,7 +19,15 @@ from mmsb_torch.types import EventType
 _RANDOM = "mmsb.random"
 GENERATORS = "random generators"
 _EVICTED = 4096
-_SUMMED = ("saved_seconds", "overhead_seconds", "evicted", "evicted_bytes", "ahead", "hits_ahead")
+_SUMMED = (
+    "run_seconds",
+    "saved_seconds",
+    "overhead_seconds",
+    "evicted",
+    "evicted_bytes",
+    "ahead",
+    "hits_ahead",
+)
 
 
 class Kept:

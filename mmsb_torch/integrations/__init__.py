@@ -1,0 +1,6 @@
+"""Other libraries, each an extra and loaded when it is used.
+
+- `summary`: a memory's numbers in sections, for people; `console` prints them (rich, if it is there)
+- `plots`: pictures of them (matplotlib)
+- `prometheus`: them for a Prometheus server to scrape (prometheus-client)
+"""
