@@ -55,11 +55,7 @@ def plot_stats(memory: Memory) -> Figure:
     places: Any = figure.subplots(2, 3)
     _bars(places[0, 0], "bytes", _bytes(stats), size)
     _history(places[0, 1], memory, stats)
-    _bars(
-        places[0, 2],
-        f"derived pages now ({stats['edges']} edges, {stats['depth']} deep)",
-        _states(stats),
-    )
+    _bars(places[0, 2], f"derived pages now, {stats['depth']} deep", _states(stats))
     _bars(places[1, 0], "what answered", _answers(stats))
     _bars(places[1, 1], "seconds spent and saved", _times(stats), seconds)
     _bars(places[1, 2], "pages changed most (epochs)", _busiest(memory))
@@ -98,12 +94,12 @@ def _answers(stats: Mapping[str, Any]) -> Bars:
     bars = [
         ("pages cut off", stats["cut_off"], LIGHT["fresh"]),
         ("pages run on rows", in_part, LIGHT["stale"]),
-        ("pages run in full", stats["recomputed"] - in_part, LIGHT["error"]),
+        ("pages run in full", stats["recomputed"] - in_part, LIGHT["root"]),
     ]
     if memo:
         bars += [
             ("calls: hits", memo["hits"], LIGHT["fresh"]),
-            ("calls: misses", memo["misses"], LIGHT["error"]),
+            ("calls: misses", memo["misses"], LIGHT["root"]),
             ("calls: not kept", memo["refused"], LIGHT["way"]),
         ]
     return bars
@@ -112,12 +108,12 @@ def _answers(stats: Mapping[str, Any]) -> Bars:
 def _times(stats: Mapping[str, Any]) -> Bars:
     memo = stats["memo"]
     bars = [
-        ("pages: run", stats["recompute_seconds"], LIGHT["error"]),
+        ("pages: run", stats["recompute_seconds"], LIGHT["root"]),
         ("pages: saved by rows", stats["saved_seconds"], LIGHT["fresh"]),
     ]
     if memo:
         bars += [
-            ("calls: run", memo["run_seconds"], LIGHT["error"]),
+            ("calls: run", memo["run_seconds"], LIGHT["root"]),
             ("calls: overhead", memo["overhead_seconds"], LIGHT["stale"]),
             ("calls: saved", memo["saved_seconds"], LIGHT["fresh"]),
         ]
