@@ -27,4 +27,6 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
     assert "TransformerEncoder: layers.1" in printed
+    assert "hit: kept" in printed
+    assert "miss: argument 'model' changed" in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pipeline.mmsb", "run.mmsb"]

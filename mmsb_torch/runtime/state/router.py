@@ -46,6 +46,7 @@ from mmsb_torch.types import (
 )
 
 _NOTHING: Mapping[str, Any] = {}
+_TOLD = (EventType.DELTA_COMMITTED, EventType.PAGE_CREATED)
 
 
 class Recipes(threading.local):
@@ -227,7 +228,7 @@ class Router(Reading):
     def _end(self) -> None:
         """The transaction under way is there; who wants to be told is told when the lock is gone."""
         record, self._begun, self.alert = self._begun, None, self.closed
-        if record is not None and self.events.wanted:
+        if record is not None and not self.events.wanted.isdisjoint(_TOLD):
             self._post(record)
 
     def _settle(self) -> None:
