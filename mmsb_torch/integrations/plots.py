@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mmsb_torch.memory import Memory
+    from mmsb_torch.runtime.store.log import About
 
 _STATES = {
     "fresh": "fresh",
@@ -50,18 +53,37 @@ def plot_stats(memory: Memory) -> Figure:
             "Install the extra: pip install 'mmsb-torch[plot]'"
         ) from error
     stats = memory.stats()
-    figure = Figure(figsize=(13, 7), layout="constrained", facecolor=LIGHT["panel"])
+    panels = _panels(memory, stats)
+    columns = min(3, (len(panels) + 1) // 2)
+    size_in = (4.4 * max(columns, 2), 3.5 * -(-len(panels) // columns))
+    figure = Figure(figsize=size_in, layout="constrained", facecolor=LIGHT["panel"])
     figure.suptitle(repr(memory), x=0.01, ha="left", fontsize=11, color=LIGHT["soft"])
-    places: Any = figure.subplots(2, 3)
-    _bars(places[0, 0], "bytes", _bytes(stats), size)
-    _history(places[0, 1], memory, stats)
-    _bars(places[0, 2], f"derived pages now, {stats['depth']} deep", _states(stats))
-    _bars(places[1, 0], "what answered", _answers(stats))
-    _bars(places[1, 1], "seconds spent and saved", _times(stats), seconds)
-    _bars(places[1, 2], "pages changed most (epochs)", _busiest(memory))
+    places: Any = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    for axes, draw in itertools.zip_longest(places.flat, panels):
+        axes.set_axis_off() if draw is None else draw(axes)
     # who has no pyplot open sees it in a notebook all the same
     vars(figure)["_repr_png_"] = lambda: _png(figure)
     return figure
+
+
+def _panels(memory: Memory, stats: Mapping[str, Any]) -> list[Callable[[Axes], None]]:
+    """What draws each panel that has something to show; at least one."""
+    bars = [
+        ("bytes", _bytes(stats), size),
+        (f"derived pages now, {stats['depth']} deep", _states(stats), _count),
+        ("what answered", _answers(stats), _count),
+        ("seconds spent and saved", _times(stats), seconds),
+        ("pages changed most (epochs)", _busiest(memory), _count),
+    ]
+    found: list[Callable[[Axes], None]] = [
+        functools.partial(_bars, title=title, bars=shown, said=said)
+        for title, values, said in bars
+        if (shown := [bar for bar in values if bar[1]]) or title == "bytes"
+    ]
+    past = recent(memory)
+    if len(past) > 1:
+        found.insert(1, functools.partial(_history, past=past, deltas=stats["deltas"]))
+    return found
 
 
 def _png(figure: Figure) -> bytes:
@@ -126,9 +148,11 @@ def _busiest(memory: Memory) -> Bars:
     return [(page.name, page.epoch, colour[page.derived]) for page in pages if page.epoch > 0]
 
 
-def _bars(
-    axes: Axes, title: str, bars: Bars, said: Callable[[float], str] = lambda n: f"{n:,.0f}"
-) -> None:
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _bars(axes: Axes, title: str, bars: Bars, said: Callable[[float], str]) -> None:
     """Lying bars, the value written beside each."""
     _plain(axes, title)
     if not bars:
@@ -149,19 +173,14 @@ def _bars(
         axes.text(beside, place, said(value), va="center", fontsize=9, color=LIGHT["ink"])
 
 
-def _history(axes: Axes, memory: Memory, stats: Mapping[str, Any]) -> None:
-    """The numbers of the last transactions over time."""
-    mean = size(stats["delta_mean_bytes"])
-    _plain(axes, f"transactions ({stats['deltas']:,} deltas of {mean} on average)")
-    found = recent(memory)
-    if len(found) < 2:
-        _nothing(axes)
-        return
-    ago = [(about.time_ns - found[-1].time_ns) / 1e9 for about in found]
-    numbers = [about.tx for about in found]
+def _history(axes: Axes, past: Sequence[About], deltas: int) -> None:
+    """The numbers of the last transactions over time; dots have labels."""
+    _plain(axes, f"transactions ({deltas:,} deltas)")
+    ago = [(about.time_ns - past[-1].time_ns) / 1e9 for about in past]
+    numbers = [about.tx for about in past]
     axes.step(ago, numbers, where="post", color=LIGHT["root"], linewidth=1.8)
     axes.fill_between(ago, numbers, numbers[0], step="post", color=LIGHT["root"], alpha=0.12)
-    labelled = [(t, n) for t, n, about in zip(ago, numbers, found, strict=True) if about.label]
+    labelled = [(t, n) for t, n, about in zip(ago, numbers, past, strict=True) if about.label]
     for t, n in labelled[-50:]:
         axes.plot(t, n, "o", color=LIGHT["heat"], markersize=4)
     axes.set_xlabel("seconds before the last one", fontsize=9, color=LIGHT["soft"])

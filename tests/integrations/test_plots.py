@@ -36,6 +36,7 @@ def test_each_panel_says_what_the_numbers_say(mem):
     figure = mmsb.plot_stats(mem)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert len(panels) == 6
+    assert all(axes.axison for axes in figure.axes)
     by = {title.split()[0]: axes for title, axes in panels.items()}
     assert "4.0 kB" in texts(by["bytes"]) or "8.0 kB" in texts(by["bytes"])
     assert "log, disk" in texts(by["bytes"])

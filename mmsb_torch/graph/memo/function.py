@@ -160,6 +160,9 @@ class MemoFunction:
         return self._why_missed(key)
 
     def _why_missed(self, key: Key) -> Explanation:
+        marker = self.memo.shelf.get(key.digest)
+        if marker is not None and marker.result is None:  # else there would be a result
+            return Explanation(False, "random generators changed", marker.world)
         if key.digest in self.memo.evicted:
             return Explanation(False, "it was evicted: results are over the budget")
         return self._calls.miss(key, self._keying.reasons, self.memo.worlds, self._worlds)

@@ -159,6 +159,18 @@ def test_a_subscriber_to_evictions_may_call_the_function_that_evicts(tmp_path):
         assert len(seen) == 5
 
 
+def test_what_draws_at_random_misses_where_the_generators_stand_elsewhere():
+    with mmsb.open() as mem:
+        f = mem.memo(lambda n: torch.rand(n))
+        f(3)
+        f(3)
+        assert mem.memo.report().rows[0].why == {
+            "never computed in this process": 1,
+            "random generators changed": 1,
+        }
+        assert str(mem.memo.explain(f, 3)) == "miss: random generators changed"
+
+
 # across processes
 
 
