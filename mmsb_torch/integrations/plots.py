@@ -54,7 +54,7 @@ def plot_stats(memory: Memory) -> Figure:
         ) from error
     stats = memory.stats()
     panels = _panels(memory, stats)
-    columns = min(3, (len(panels) + 1) // 2)
+    columns = min(3, len(panels))
     size_in = (4.4 * max(columns, 2), 3.5 * -(-len(panels) // columns))
     figure = Figure(figsize=size_in, layout="constrained", facecolor=LIGHT["panel"])
     figure.suptitle(repr(memory), x=0.01, ha="left", fontsize=11, color=LIGHT["soft"])

@@ -9,6 +9,19 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+SHOWN = {  # what a notebook must come to show, by the beginning of its name
+    "01": ["cut off, not recomputed", "declared with other code", "<svg", "3 pages recomputed"],
+    "04": ["argument 'ids' changed", "code changed", "6 read ahead (of 7)", "image/png"],
+    "05": [
+        "by slice: 3 rows",
+        "0 elements differ from a run in full",
+        "the same query: 0 pages run",
+        "is not row-wise",
+        "image/png",
+    ],
+}
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
@@ -27,6 +40,7 @@ def test_no_outputs_are_kept(path):
 # what the kernel's own client leaves open or deprecates is not ours
 @pytest.mark.filterwarnings("ignore:::zmq", "ignore:::jupyter_client", "ignore::ResourceWarning")
 def test_it_runs(path, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
@@ -40,7 +54,5 @@ def test_it_runs(path, tmp_path):
         if cell.cell_type == "code"
         for output in cell.outputs
     )
-    assert "cut off, not recomputed" in shown
-    assert "declared with other code" in shown
-    assert "<svg" in shown
-    assert "3 pages recomputed" in shown
+    for words in SHOWN[path.stem[:2]]:
+        assert words in shown, words
