@@ -12,7 +12,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 def test_the_readme_opens_with_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert text.index("make demo") < text.index("make test") < 200
-    assert len(SNIPPETS) == 10
+    assert len(SNIPPETS) == 11
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.optim")
