@@ -154,14 +154,16 @@ class Engine:
             or node.settings != settings()
         ):
             return False
-        for check in cone.checks:
-            if check() is not None:
-                return False
         as_of = node.as_of
-        if as_of < (tx if since is None else since):
+        behind = as_of < (tx if since is None else since)
+        if behind:
             for root in cone.roots:
                 if root.tx > as_of:
                     return False
+        for check in cone.checks:
+            if check() is not None:
+                return False
+        if behind:
             node.as_of = max(tx, node.as_of)
         return True
 

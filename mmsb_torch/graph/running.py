@@ -45,13 +45,17 @@ class Reader(Protocol):
 class Frame:
     """One run of a recipe: who answers its reads, and which pages it was seen to read."""
 
-    __slots__ = ("_handed", "node", "peeked", "private", "reader", "reads", "restart")
+    __slots__ = ("_handed", "node", "peeked", "private", "reader", "reads", "restart", "unchecked")
 
-    def __init__(self, reader: Reader, node: Node, *, private: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, node: Node, *, private: bool = False, unchecked: bool = False
+    ) -> None:
         self.reader = reader
         self.node = node
         self.private = private
         """It gets copies of its own: whoever writes into those is this recipe."""
+        self.unchecked = unchecked
+        """Nobody looked at the recipe's code yet."""
         self.reads: dict[Entry, int] = {}
         """Pages read beside those of the declaration, and their epochs."""
         self.restart: Restart | None = None

@@ -49,6 +49,8 @@ class Slicing:
         fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
         exact: rows computed apart have the bits of the whole; else they are equal up to rounding.
         masking: the recipe's graph, if it was captured, for edits that rows alone do not tell.
+        trusted: the last run was of some rows, and its code as it had been: the next is likely the
+            same, and looks at its code once only, afterwards.
         why_not: why the value is made in full.
     """
 
@@ -65,6 +67,7 @@ class Slicing:
         "follows",
         "least",
         "masking",
+        "trusted",
         "why_not",
     )
 
@@ -78,6 +81,7 @@ class Slicing:
         self.fewer: dict[int, bool] = {}
         self.exact = True
         self.masking: Masking | None = None
+        self.trusted = False
         self.why_not: str | None = None
         self._promise = 0.0
         """Seconds that edits seen so far would have saved."""
@@ -123,7 +127,7 @@ class Slicing:
 
     def published(self, made: Made, at: float) -> None:
         """A value was published at time `at`: note what making it took, to the end."""
-        part = made.part
+        part, self.trusted = made.part, made.engine == "slice"
         if made.engine == "mask" and self.masking is not None:
             self.masking.stepped(at - self.began)
         elif part is not None and not part.trial:
@@ -304,6 +308,17 @@ class Slicing:
         if frame.reads or frame.peeked:
             raise _NoRowsError("it reads pages that it was not declared with")
         return result
+
+    def check(self, recipe: Recipe, frame: Frame) -> None:
+        """Look at the code now, if nobody did since the run began.
+
+        Raises:
+            Restart: it is another.
+        """
+        if frame.unchecked:
+            self.trusted = frame.unchecked = False
+            if recipe.changed() is not None:
+                raise Restart
 
     def never(self, why: str) -> None:
         """Make the value in full from now on, as long as its code is the same."""
