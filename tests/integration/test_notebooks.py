@@ -10,7 +10,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 SHOWN = {  # what a notebook must come to show, by the beginning of its name
-    "01": ["cut off, not recomputed", "declared with other code", "<svg", "3 pages recomputed"],
+    "01": [
+        "cut off, not recomputed",
+        "declared with other code",
+        "by slice: 1 rows",
+        "<svg",
+        "3 pages recomputed",
+        "image/png",
+    ],
     "04": ["argument 'ids' changed", "code changed", "6 read ahead (of 7)", "image/png"],
     "05": [
         "by slice: 3 rows",
