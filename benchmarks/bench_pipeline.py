@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-SENTENCES, BATCH, ROUNDS = 256, 32, 3
+SENTENCES, BATCH, ROUNDS = 128, 16, 3
 SCRIPT = f"""
 import sys, time, torch
 import mmsb_torch as mmsb
