@@ -49,7 +49,7 @@ class Slicing:
         fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
         exact: rows computed apart have the bits of the whole; else they are equal up to rounding.
         masking: the recipe's graph, if it was captured, for edits that rows alone do not tell.
-        trusted: the last run was of some rows, and its code as it had been: the next is likely the
+        trusted: the last run was in part, and its code as it had been: the next is likely the
             same, and looks at its code once only, afterwards.
         why_not: why the value is made in full.
     """
@@ -119,7 +119,7 @@ class Slicing:
         if self.masking is None:
             return None
         self.began = time.perf_counter()
-        found = self.masking.step(pull, self._recipe, now, whole)
+        found = self.masking.step(pull, self._recipe, self._node.seen, now, whole)
         if found is None:
             self.masking.expect(*edits.share)
             return None
@@ -127,7 +127,7 @@ class Slicing:
 
     def published(self, made: Made, at: float) -> None:
         """A value was published at time `at`: note what making it took, to the end."""
-        part, self.trusted = made.part, made.engine == "slice"
+        part, self.trusted = made.part, made.engine != "full"
         if made.engine == "mask" and self.masking is not None:
             self.masking.stepped(at - self.began)
         elif part is not None and not part.trial:
