@@ -17,6 +17,7 @@ import bench_log
 import bench_memo
 import bench_merge
 import bench_peers
+import bench_pipeline
 import bench_record
 import bench_rows
 import bench_rows_graph
@@ -37,6 +38,7 @@ TABLES = {
     "sentences": bench_sentences.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
+    "pipeline": bench_pipeline.table,
     "answers": bench_peers.answers,
     "hits": bench_peers.hits,
     "rows_graph": bench_rows_graph.table,

@@ -8,6 +8,7 @@
     graph            derived pages: what is stale, recomputing it, explaining it
     memory           Memory, Page: what you hold
     training         a training loop whose state is pages
+    integrations     other libraries: matplotlib, Prometheus
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -33,6 +34,7 @@ from mmsb_torch.errors import (
     InvalidMemoError,
     InvalidPageError,
     InvalidRecipeError,
+    InvalidSubscriptionError,
     MismatchError,
     MMSBError,
     NotRowwiseError,
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from mmsb_torch.instrumentation.capture.export import Captured, capture
     from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
     from mmsb_torch.instrumentation.capture.ir import IR
+    from mmsb_torch.integrations.console import print_stats
+    from mmsb_torch.integrations.plots import plot_stats
     from mmsb_torch.memory.capabilities import capabilities
     from mmsb_torch.memory.exchange import (
         PageRecord,
@@ -94,6 +98,7 @@ if TYPE_CHECKING:
         serialize_page,
         serialize_to_bytes,
     )
+    from mmsb_torch.memory.statistics import get_stats
     from mmsb_torch.runtime.store.retention import Retention
     from mmsb_torch.training.frozen import cache_frozen
     from mmsb_torch.training.run import Commit, Run, Step
@@ -129,6 +134,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "InvalidMemoError",
     "InvalidPageError",
     "InvalidRecipeError",
+    "InvalidSubscriptionError",
     "MMSBError",
     "MMSBInterpreter",
     "Memory",
@@ -176,9 +182,12 @@ __all__ = [  # noqa: RUF022 - in plain order
     "deserialize_event",
     "deserialize_from_bytes",
     "deserialize_page",
+    "get_stats",
     "mmsb_start",
     "mmsb_stop",
     "open",
+    "plot_stats",
+    "print_stats",
     "register_recomputation",
     "register_row_rule",
     "repair",
@@ -204,6 +213,9 @@ _LAZY = {
     **dict.fromkeys(("Commit", "Run", "Step"), "training.run"),
     **dict.fromkeys(("ResumableSampler",), "training.sampler"),
     **dict.fromkeys(("track",), "training.track"),
+    **dict.fromkeys(("get_stats",), "memory.statistics"),
+    **dict.fromkeys(("plot_stats",), "integrations.plots"),
+    **dict.fromkeys(("print_stats",), "integrations.console"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
 

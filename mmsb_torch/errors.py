@@ -120,6 +120,10 @@ class PlanError(MMSBError, RuntimeError):
     """A function cannot be computed in parts (any more); run it in full."""
 
 
+class InvalidSubscriptionError(MMSBError, ValueError, TypeError):
+    """Nobody can be told of events like that: no callable, or a filter that names nothing."""
+
+
 class HistoryError(MMSBError, LookupError):
     """No such transaction, label or step in the history at hand."""
 

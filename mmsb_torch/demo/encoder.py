@@ -128,6 +128,9 @@ def load() -> tuple[Tokenizer, SentenceEncoder]:
             backbone = transformers.AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32
             )
+    for weight in (*backbone.parameters(), *backbone.buffers()):
+        # a loader maps weights from files: such memory cannot be watched, and is read at each look
+        weight.data = weight.data.clone()
     return cast("Tokenizer", tokenizer), SentenceEncoder(backbone, pad=tokenizer.pad_token_id)
 
 

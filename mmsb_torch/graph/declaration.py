@@ -54,5 +54,7 @@ def _note(engine: Engine, node: Node, recipe: Recipe) -> None:
 
 def tell_stale(engine: Engine, pages: Sequence[int]) -> None:
     """Tell subscribers which derived pages a change left stale."""
+    if EventType.STALE not in engine.router.events.wanted:
+        return
     for node in engine.topology.downstream(pages):
         engine.router.events.emit(EventType.STALE, {"page": node.name, "tx": engine.router.tx})

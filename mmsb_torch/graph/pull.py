@@ -249,7 +249,7 @@ class Pull(Look):
             what, run.reason, inputs, before, now, self.tx, run.seconds, region, *run.how()
         )
         engine.counts.ran(node.outcome)
-        if engine.router.events.listening:
+        if EventType.RECOMPUTED in engine.router.events.wanted:
             fields = {"page": node.name, "tx": self.tx, "what": what, "region": str(region)}
             fields |= {"engine": node.outcome.engine, "rows": node.outcome.rows}
             self.told.append((EventType.RECOMPUTED, {**fields, "seconds": run.seconds}))

@@ -1,5 +1,8 @@
-"""Callbacks for others' training loops; each needs its library, and loads when it is imported.
+"""Other libraries, each an extra and loaded when it is used.
 
-lightning      MMSBCallback: epochs of a `lightning.Trainer`
-huggingface    MMSBCallback: steps of a `transformers.Trainer`
+- `summary`: a memory's numbers in sections, for people; `console` prints them (rich, if it is there)
+- `plots`: pictures of them (matplotlib)
+- `prometheus`: them for a Prometheus server to scrape (prometheus-client)
+- `lightning`: MMSBCallback for epochs of a `lightning.Trainer`
+- `huggingface`: MMSBCallback for steps of a `transformers.Trainer`
 """

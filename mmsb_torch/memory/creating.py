@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmsb_torch.memory import deriving, making
 from mmsb_torch.runtime.state import Entry
-from mmsb_torch.types import EventType
 
 if TYPE_CHECKING:
     from mmsb_torch.memory.memory import Memory
@@ -58,6 +57,5 @@ def _create(
             return existing
         number = router.table.free_id(page_id, name)
         entry = router.create(making.new_info(number, name, first, metadata), first)
-    fields = {"page": name, "tx": entry.tx, "spec": str(entry.spec)}
-    router.events.emit(EventType.PAGE_CREATED, fields)
+    router.events.deliver()
     return entry

@@ -76,6 +76,6 @@ def _apply(memory: Memory, found: Found) -> None:
         raise collected(f"transaction {header.tx}", store.path) from error
     ops, segment = outline_of(found.body, found.record, where)
     replay(router, transaction, place_of(found.path, found.record, ops, segment))
-    if router.events.listening:
+    if router.events.wanted:
         router.tell(transaction)
         tell_stale(memory._engine, [delta.page_id for delta in transaction.deltas])  # noqa: SLF001

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from mmsb_torch.graph import Engine
+    from mmsb_torch.graph.memo import Memo
     from mmsb_torch.graph.recording import Recording
     from mmsb_torch.memory.compaction import Compactor
     from mmsb_torch.runtime.state import Router
@@ -34,6 +35,7 @@ class Keeper:
         self._retention: Retention | None = None
         self._objects: Objects | None = None
         """Where memoised results outlive the process."""
+        self._memo: Memo | None = None
         self._compactor: Compactor | None = None
         self.tail: Tail | None = None
         """What was not whole at the end of the log when it was opened: a write that was cut."""
@@ -108,6 +110,8 @@ class Keeper:
             from mmsb_torch.memory import recording  # noqa: PLC0415 - it loads when it is used
 
             recording.end_all(self)
+        if self._memo is not None:
+            self._memo.close()
         if not was_open or self._store is None:
             return
         self._end()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmsb_torch.graph import Engine, Why, tell_stale, why
 from mmsb_torch.instrumentation.capture.mode import any_scope, unseen
-from mmsb_torch.memory import auditing, deriving, graphs, making, watching
+from mmsb_torch.memory import auditing, deriving, graphs, making, telling, watching
 from mmsb_torch.memory.changes import Changes, check_label, update_many
 from mmsb_torch.memory.creating import page_entry
 from mmsb_torch.memory.handles import Handles
@@ -56,7 +56,6 @@ class Memory(Keeper):
         auditing.begin(self, audit)
         self._device = device
         self._handles = Handles(self, self._router)
-        self._memo: Memo | None = None
         self._budget = budget
         self._operations: Operations | None = None
         self._recordings: WeakSet[Recording] = WeakSet()
@@ -218,7 +217,7 @@ class Memory(Keeper):
         """What follows every commit; returns the transaction's number."""
         if self._compactor is not None:
             self._compactor.look()
-        if self._router.events.listening:
+        if EventType.STALE in self._router.events.wanted:
             tell_stale(self._engine, [delta.page_id for delta in record.deltas])
         return record.tx
 
@@ -255,15 +254,16 @@ class Memory(Keeper):
 
     @property
     def memo(self) -> Memo:
-        """Memoises functions: `@mem.memo`; `mem.memo.explain(f, *args)`, `.clear()`, `.stats()`."""
+        """Memoises functions: `@mem.memo`; `mem.memo.report()`, `.explain(f, *args)`, `.prefetch(f)`."""
         found = self._memo
         if found is None:
             from mmsb_torch.graph.memo.memo import Memo  # noqa: PLC0415 - it loads when it is used
 
             with self._router.table.lock:  # two threads must get the same one
                 if self._memo is None:
-                    of_memory = self._router.check_open, self._engine.worlds, self._engine.audit
-                    self._memo = Memo(self._objects, self._budget, *of_memory)
+                    check, engine = self._router.check_open, self._engine
+                    parts = check, engine.worlds, engine.audit, self._router.events
+                    self._memo = Memo(self._objects, self._budget, *parts)
                 found = self._memo
         return found
 
@@ -337,20 +337,12 @@ class Memory(Keeper):
 
     # what happens, and how things stand
 
-    def subscribe(
-        self, subscriber: Callable[[Event], None], types: Iterable[EventType] | None = None
-    ) -> Callable[[], None]:
-        """Call `subscriber(event)` when something happens; returns what ends it.
-
-        It runs on the thread where it happened, under no lock; one that raises is removed.
-        """
-        self._router.check_open()
-        return self._router.events.subscribe(subscriber, types)
+    subscribe = telling.subscribe
 
     def stats(self) -> dict[str, Any]:
-        """Numbers about this memory, as plain data."""
+        """Numbers about this memory, as plain data; docs/monitoring.md names each, with its unit."""
         self._router.check_open()
-        return statistics(self._engine)
+        return statistics(self)
 
     @property
     def closed(self) -> bool:

@@ -146,12 +146,13 @@ class Run:
                     step=step,
                     metadata={"run": self.name},
                     wait=False,
+                    tell=False,
                 )
         self._pages.committed(draft, record.tx)
         self._pages.keep_only(given)
         self.step = step
-        if draft.created and router.events.listening:
-            router.tell(record)
+        if router.events.wanted:
+            router.events.deliver()
         memory._after(record)  # noqa: SLF001
         return Commit(memory, step, record.tx, draft.nbytes)
 

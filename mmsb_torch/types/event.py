@@ -31,6 +31,7 @@ class EventType(enum.IntEnum):
     ERROR = 8
     DERIVED = 9
     COLLECTED = 10
+    EVICTED = 11
 
 
 class Event(NamedTuple):

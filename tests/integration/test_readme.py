@@ -12,7 +12,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), 
 def test_the_readme_opens_with_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert text.index("make demo") < text.index("make test") < 200
-    assert len(SNIPPETS) == 10
+    assert len(SNIPPETS) == 11
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.optim")
@@ -27,8 +27,6 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert "Diff of transactions" in printed
     assert "torch.Size([100, 8])" in printed
     assert "TransformerEncoder: layers.1" in printed
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "model",
-        "pipeline.mmsb",
-        "run.mmsb",
-    ]
+    assert "hit: kept" in printed
+    assert "miss: argument 'model' changed" in printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "pipeline.mmsb", "run.mmsb"]

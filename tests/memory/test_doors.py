@@ -228,6 +228,7 @@ BUILTINS = {
     "InvalidDeltaError": ValueError,
     "InvalidPageError": ValueError,
     "InvalidRecipeError": TypeError,
+    "InvalidSubscriptionError": ValueError,
     "PageExistsError": ValueError,
     "PageMutatedError": RuntimeError,
     "PageNotFoundError": KeyError,

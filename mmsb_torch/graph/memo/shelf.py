@@ -11,10 +11,22 @@ from mmsb_torch.graph.memo.results import Result
 class Item:
     """A result on the shelf. `result` None says that calls of this key draw random numbers."""
 
-    __slots__ = ("cost_s", "hits", "made_ns", "result", "used_s", "world")
+    __slots__ = ("cost_s", "hits", "label", "made_ns", "origin", "result", "used_s", "world")
 
-    def __init__(self, result: Result | None, cost_s: float, made_ns: int, world: int = 0) -> None:
+    def __init__(
+        self,
+        result: Result | None,
+        cost_s: float,
+        made_ns: int,
+        world: int = 0,
+        label: str = "",
+        origin: str = "run",
+    ) -> None:
         self.result = result
+        self.label = label
+        """Whose result it is."""
+        self.origin = origin
+        """How it came here: "run", "disk" (read for a call), "ahead" (read before one asked)."""
         self.cost_s = cost_s
         self.made_ns = made_ns
         self.world = world
@@ -36,7 +48,9 @@ class Shelf:
     """Results by key. Thread-safe."""
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
+        self.version = 0
+        """Moves when something is to be forgotten."""
         self._items: dict[str, Item] = {}
         self._guard = threading.Lock()
         self.nbytes = 0
@@ -48,25 +62,45 @@ class Shelf:
             item.used_s = time.monotonic()
         return item
 
-    def put(self, key: str, item: Item) -> None:
-        """Keep a result, if it is no larger than the budget; others may go for it."""
+    def put(
+        self, key: str, item: Item, *, since: int | None = None, spare: bool = False
+    ) -> list[tuple[str, Item]]:
+        """Keep a result, if it is no larger than the budget; returns what went for it.
+
+        Args:
+            key: what it is found by.
+            item: the result.
+            since: the version when it was read; it is not kept if something was forgotten since.
+            spare: keep it only if nothing must go for it.
+        """
         with self._guard:
+            if since not in (None, self.version) or (spare and not self.has_room(item.nbytes)):
+                return []
             self._drop(key)
-            if item.nbytes > self._budget:
-                return
+            if item.nbytes > self.budget:
+                return []
             self._items[key] = item
             self.nbytes += item.nbytes
-            if self.nbytes > self._budget:
-                self._make_room()
+            return self._make_room() if self.nbytes > self.budget else []
+
+    def items(self) -> list[Item]:
+        """The results that are there."""
+        return list(self._items.copy().values())
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so many bytes more are within the budget."""
+        return self.nbytes + nbytes <= self.budget
 
     def remove(self, key: str) -> None:
         """Forget a result."""
         with self._guard:
+            self.version += 1
             self._drop(key)
 
     def clear(self) -> None:
         """Forget all."""
         with self._guard:
+            self.version += 1
             self._items.clear()
             self.nbytes = 0
 
@@ -78,9 +112,14 @@ class Shelf:
         if item is not None:
             self.nbytes -= item.nbytes
 
-    def _make_room(self) -> None:
-        now = time.monotonic()
-        for key, _ in sorted(self._items.items(), key=lambda pair: pair[1].worth(now)):
-            if self.nbytes <= self._budget * 0.9:
-                return
+    def _make_room(self) -> list[tuple[str, Item]]:
+        now, gone = time.monotonic(), []
+        for key, item in sorted(self._items.items(), key=lambda pair: pair[1].worth(now)):
+            if self.nbytes <= self.budget * 0.9:
+                break
             self._drop(key)
+            gone.append((key, item))
+        return gone
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._items

@@ -46,6 +46,7 @@ from mmsb_torch.types import (
 )
 
 _NOTHING: Mapping[str, Any] = {}
+_TOLD = (EventType.DELTA_COMMITTED, EventType.PAGE_CREATED)
 
 
 class Recipes(threading.local):
@@ -123,11 +124,11 @@ class Router(Reading):
     def create(self, info: PageInfo, values: Tensor) -> Entry:
         """Make a page whose first value is `values` (adopted), as a transaction of its own.
 
-        The caller holds `creating`, and tells subscribers when it let go.
+        The caller holds `creating`, and lets events be delivered when it let go.
         """
         region = Region.all(tuple(values.shape))
         delta = Delta(next_delta_id(), info.id, -1, region, values, info.created_ns, "create")
-        self.commit([delta], created=(info,))
+        self.commit([delta], created=(info,), tell=False)
         return self.table.find(info.id)
 
     def commit(
@@ -142,14 +143,14 @@ class Router(Reading):
         only_at: int | None = None,
         wait: bool = True,
         bases: dict[int, Base] | None = None,
+        tell: bool = True,
     ) -> Transaction:
         """Commit staged deltas, at most one a page, together; returns the transaction.
 
         Args:
             deltas: as `staging.stage` or `compose` made them.
             created: pages that begin here. Among `deltas` are their first values: whole, of base epoch
-                -1, adopted. The caller holds `creating`, and tells subscribers (`tell`) when it let
-                go.
+                -1, adopted. The caller holds `creating`.
             label: a name for this moment.
             step: the caller's step count at this moment.
             metadata: plain data kept with the transaction.
@@ -158,6 +159,8 @@ class Router(Reading):
             wait: until it is written to the log; else that happens behind the caller.
             bases: what deltas were compared with, see `Batch`; taken out, so that what is not
                 changed elsewhere can be merged in place.
+            tell: subscribers, at the end; else the caller does (`events.deliver`), which it has to
+                where it holds a lock.
 
         Raises:
             EpochConflictError, PageMutatedError, ClosedError, ReadOnlyError, DerivedPageError:
@@ -201,8 +204,8 @@ class Router(Reading):
                 self._settle()
                 raise
             self._end()
-        if self.events.listening and not new:
-            self._tell(record, [entry for entry, _ in placed])
+        if tell and self.events.wanted:
+            self.events.deliver()
         return record
 
     def _placed(
@@ -236,7 +239,10 @@ class Router(Reading):
         self._begun, self.alert = record, True
 
     def _end(self) -> None:
-        self._begun, self.alert = None, self.closed
+        """The transaction under way is there; who wants to be told is told when the lock is gone."""
+        record, self._begun, self.alert = self._begun, None, self.closed
+        if record is not None and not self.events.wanted.isdisjoint(_TOLD):
+            self._post(record)
 
     def _settle(self) -> None:
         """Void a transaction that was interrupted, or finish it if the log has it. Commit lock held.
@@ -247,6 +253,7 @@ class Router(Reading):
         if record is not None:
             if self.log.last < record.tx:
                 self.log.take_back(record.tx)
+                self._begun = None
             elif self.tx < record.tx:
                 finish(self, record)
             self._end()
@@ -337,26 +344,22 @@ class Router(Reading):
         entry.journal.add(entry.epoch, delta.region)
 
     def tell(self, record: Transaction) -> None:
-        """Tell subscribers of a transaction that was replayed, or that pages began with."""
+        """Tell subscribers of a transaction that was replayed."""
+        self._post(record)
+        self.events.deliver()
+
+    def _post(self, record: Transaction) -> None:
+        """Put the events of a transaction in order."""
+        events, find = self.events, self.table.find
         for info in record.created:
             fields = {"page": info.name, "tx": record.tx, "spec": str(info.spec)}
-            self.events.emit(EventType.PAGE_CREATED, fields)
+            events.post(EventType.PAGE_CREATED, fields)
         made = {info.id for info in record.created}
-        deltas = tuple([delta for delta in record.deltas if delta.page_id not in made])
-        entries = [self.table.find(delta.page_id) for delta in deltas]
-        self._tell(record._replace(deltas=deltas), entries)
-
-    def _tell(self, record: Transaction, entries: Sequence[Entry]) -> None:
-        for entry, delta in zip(entries, record.deltas, strict=True):
-            self.events.emit(
-                EventType.DELTA_COMMITTED,
-                {
-                    "page": entry.info.name,
-                    "tx": record.tx,
-                    "label": record.label,
-                    "epoch": delta.base_epoch + 1,
-                    "region": delta.effect,
-                    "nbytes": delta.nbytes,
-                    "source": delta.source,
-                },
-            )
+        for delta in record.deltas:
+            name = find(delta.page_id).info.name
+            if delta.page_id in made or not events.wants(EventType.DELTA_COMMITTED, name):
+                continue
+            fields = {"page": name, "tx": record.tx, "label": record.label}
+            fields |= {"epoch": delta.base_epoch + 1, "region": delta.effect}
+            fields |= {"nbytes": delta.nbytes, "source": delta.source}
+            events.post(EventType.DELTA_COMMITTED, fields)

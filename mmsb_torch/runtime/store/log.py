@@ -199,6 +199,13 @@ class Log:
             if bisect.bisect_right(numbers, until) > bisect.bisect_right(numbers, after)
         }
 
+    def deltas_between(self, after: int, until: int) -> int:
+        """How many deltas transactions `after < tx <= until` hold."""
+        return sum(
+            bisect.bisect_right(numbers, until) - bisect.bisect_right(numbers, after)
+            for numbers, _ in self._touched.copy().values()
+        )
+
     def of_page(self, page_id: int, until: int) -> Iterator[int]:
         """Numbers of the transactions up to `until` that changed a page, newest first."""
         numbers = self._touched.get(page_id, ([], []))[0]

@@ -15,7 +15,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +23,13 @@ from torch import Tensor
 
 from mmsb_torch.errors import CorruptStoreError, StoreError
 from mmsb_torch.runtime.store.files import FILES, Files, explained, temporary_name
-from mmsb_torch.runtime.store.streams import FileRecord
-from mmsb_torch.runtime.store.tensorfile import read_tensors, write_tensors
+from mmsb_torch.runtime.store.streams import FileRecord, open_file
+from mmsb_torch.runtime.store.tallies import Tallies, add_tallies, read_tallies
+from mmsb_torch.runtime.store.tensorfile import read_header, read_tensors, write_tensors
 
 OBJECTS = "objects"
+OF = "mmsb.of"
+"""The text of a result that says whose it is."""
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]{32})-([0-9]{1,15})\.safetensors")
 
 
@@ -55,13 +58,20 @@ class Objects:
         self, root: Path, budget: int | None, files: Files = FILES, *, writable: bool
     ) -> None:
         self._folder = root / OBJECTS
-        self._budget, self._files = budget, files
+        self.budget, self._files = budget, files
         self.writable = writable
         self._nbytes: int | None = None
         """As far as this process knows; None: it has not looked."""
+        self._labels: dict[str, str] = {}
+        self.on_evicted: Callable[[list[tuple[str, Stored]]], None] = lambda _: None
+        """Gets what was evicted, and whose results it was."""
 
-    def get(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def get(
+        self, key: str, *, used: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         """The tensors (new) and texts of a result; None if there is none that is whole.
+
+        `used`: whether this is a use, which keeps it from being evicted before others.
 
         Raises:
             StoreError: the disk fails.
@@ -73,7 +83,7 @@ class Objects:
             except CorruptStoreError:  # damaged, or evicted meanwhile
                 self._remove(found.path)
                 continue
-            if self.writable:
+            if self.writable and used:
                 with contextlib.suppress(OSError):
                     os.utime(found.path)  # what was used lately stays
             return tensors, texts
@@ -143,6 +153,25 @@ class Objects:
         """Every result that is there, unchecked."""
         return list(self._all())
 
+    def label_of(self, stored: Stored) -> str:
+        """Whose result it is, as its file says, unchecked; "" if that cannot be read."""
+        name = stored.path.name
+        if name not in self._labels:
+            try:
+                with open_file(stored.path, self._files) as source:
+                    self._labels[name] = read_header(source).metadata.get(OF, "")
+            except (CorruptStoreError, StoreError):
+                return ""
+        return self._labels[name]
+
+    def add_tallies(self, counted: Tallies) -> None:
+        """Add to what processes counted of their functions."""
+        add_tallies(self._folder, counted, self._files)
+
+    def tallies(self) -> Tallies:
+        """What processes counted that added it."""
+        return read_tallies(self._folder)
+
     def _place(self, key: str) -> Path:
         return self._folder / key[:2]
 
@@ -182,22 +211,25 @@ class Objects:
 
     def _make_room(self, added: int) -> None:
         """Evict what is cheapest to compute again for its bytes and age, if there is too much."""
-        if self._budget is None:
+        if self.budget is None:
             return
         if self._nbytes is not None:
             self._nbytes += added
-        if self._nbytes is not None and self._nbytes <= self._budget:
+        if self._nbytes is not None and self._nbytes <= self.budget:
             return
         there, now = list(self._all()), time.time_ns()
         self._nbytes = sum(item.nbytes for item in there)
-        if self._nbytes <= self._budget:
+        if self._nbytes <= self.budget:
             return
-        goal = int(self._budget * 0.9)
+        goal, gone = int(self.budget * 0.9), []
         for item in sorted(there, key=lambda item: _worth(item, now)):
             if self._nbytes <= goal:
                 break
+            gone.append((self.label_of(item), item))
+            self._labels.pop(item.path.name, None)
             self._remove(item.path)
             self._nbytes -= item.nbytes
+        self.on_evicted(gone)
 
     def _remove(self, path: Path) -> None:
         if self.writable:

@@ -49,7 +49,7 @@ def code_of(pid):
 
 
 def files(path):
-    return sorted(p for p in (path / "objects").rglob("*") if p.is_file())
+    return sorted((path / "objects").rglob("*.safetensors"))
 
 
 def test_a_result_is_there_after_reopening(path):

@@ -51,7 +51,7 @@ def mem():
 @pytest.fixture
 def stored(tmp_path):
     """A memory on disk, closed whatever happens."""
-    with mmsb.open(tmp_path / "run.mmsb") as memory:
+    with mmsb.open(tmp_path / "run.mmsb", budget="20 kB") as memory:
         memory.page("x", torch.zeros(4))
         memory.page("y", torch.zeros(4))
         yield memory

@@ -45,15 +45,18 @@ def reporting(name, *more):
     return recipe
 
 
+MOST = 40
+
+
 class Busy:
-    """A subscriber that does everything that a subscriber may do, once for each event."""
+    """A subscriber that does everything that a subscriber may do, for each of the first events."""
 
     def __init__(self, mem, team):
         self.mem, self.team = mem, team
         self.heard, self.errors, self.inside = [], [], False
 
     def __call__(self, event):
-        if self.inside:
+        if self.inside or len(self.heard) == MOST:
             return
         self.heard.append(event.type)
         self.inside = True
@@ -95,6 +98,10 @@ def rated(x):
     return x * RATE
 
 
+def kept(number):
+    return torch.full((1000,), float(number))
+
+
 def happen(mem, patch):
     """Something of every type of event."""
     mem.page("new", torch.ones(1))
@@ -113,6 +120,8 @@ def happen(mem, patch):
     mem.propagate()
     mem.checkpoint()
     mem.collect(mmsb.Retention(keep_last=1))
+    for number in range(9):
+        mem.memo(kept)(number)
 
 
 @pytest.mark.parametrize("make", [Busy, Delegating], ids=["itself", "another thread"])

@@ -60,6 +60,7 @@ def test_the_numbers_of_the_types_never_change():
         "ERROR": 8,
         "DERIVED": 9,
         "COLLECTED": 10,
+        "EVICTED": 11,
     }
 
 
@@ -112,11 +113,11 @@ def test_fields_that_are_no_plain_data_have_no_binary_form(value):
 
 def test_subscribers_are_told_in_order_and_only_what_they_want():
     bus, told = EventBus(), []
-    assert not bus.listening
+    assert not bus.wanted
     bus.subscribe(lambda event: told.append(("all", event.type)))
     bus.subscribe(lambda event: told.append(("some", event.type)), [EventType.STALE])
     bus.subscribe(lambda event: told.append(("none", event.type)), [])
-    assert bus.listening
+    assert bus.wanted == set(EventType)
     bus.emit(EventType.STALE, {"page": "x"})
     bus.emit(EventType.ERROR, {"page": "x"})
     assert told == [("all", EventType.STALE), ("some", EventType.STALE), ("all", EventType.ERROR)]
@@ -140,7 +141,7 @@ def test_a_subscription_ends_once():
     end()
     bus.emit(EventType.STALE, {})
     assert not told
-    assert not bus.listening
+    assert not bus.wanted
 
 
 def test_ending_one_subscription_leaves_another_of_the_same_function():
@@ -165,7 +166,9 @@ def test_a_subscriber_that_raises_is_removed_and_reported(caplog):
     with caplog.at_level(logging.ERROR, logger="mmsb_torch"):
         bus.emit(EventType.STALE, {})
         bus.emit(EventType.STALE, {})
-    assert len(told) == 2
+    assert [event.type.name for event in told] == ["STALE", "ERROR", "STALE"]
+    assert "broken" in told[1].fields["subscriber"]
+    assert told[1].fields["error"] == "ValueError: mine"
     assert len(caplog.records) == 1
     assert "broken" in caplog.text
     assert "mine" in caplog.text
@@ -290,7 +293,7 @@ def test_errors_world_changes_and_checkpoints_are_told(tmp_path):
     assert events[3].fields["tx"] == 1
 
 
-ON_DISK = {EventType.CHECKPOINTED, EventType.COLLECTED}
+ON_DISK = {EventType.CHECKPOINTED, EventType.COLLECTED, EventType.EVICTED}
 KINDS = [kind for kind in EventType if kind not in ON_DISK]
 
 
