@@ -278,13 +278,9 @@ class Memory(Keeper):
             ClosedError; UnsupportedError: `verify` is no share.
             RecordingError: another one is active in this thread (on entering).
         """
-        from mmsb_torch.graph.scope import Incremental, Operations  # noqa: PLC0415 - as above
+        from mmsb_torch.memory.scoping import incremental  # noqa: PLC0415 - as above
 
-        self._router.check_open()
-        if self._operations is None:
-            self._operations = Operations(self._budget)
-        audit = self._engine.audit
-        return Incremental(self._operations, self._router.check_open, verify, audit)
+        return incremental(self, verify=verify)
 
     def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.

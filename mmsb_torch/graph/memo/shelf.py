@@ -59,6 +59,13 @@ class Shelf:
             if self.nbytes > self._budget:
                 self._make_room()
 
+    def resize(self, budget: int) -> None:
+        """Another budget; what is too much for it goes now."""
+        with self._guard:
+            self._budget = budget
+            if self.nbytes > budget:
+                self._make_room()
+
     def remove(self, key: str) -> None:
         """Forget a result."""
         with self._guard:
