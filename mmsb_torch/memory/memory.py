@@ -367,6 +367,11 @@ class Memory(Keeper):
                 return self._engine.read(entry)
         return self._engine.read(entry)
 
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import memory_html  # noqa: PLC0415 - drawing loads when asked
+
+        return memory_html(self)
+
     def __repr__(self) -> str:
         where = repr(str(self._store.path)) if self._store is not None else "in memory"
         state = "closed, " if self.closed else ""
