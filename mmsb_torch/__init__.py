@@ -7,6 +7,7 @@
     instrumentation  what code a result depends on
     graph            derived pages: what is stale, recomputing it, explaining it
     memory           Memory, Page: what you hold
+    notebook         `%load_ext mmsb_torch`: incremental cells
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -187,6 +188,16 @@ _LAZY = {
     **dict.fromkeys(("register_row_rule",), "graph.rows"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext mmsb_torch` in a notebook: see docs/notebook.md."""
+    import_module("mmsb_torch.notebook").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext mmsb_torch`."""
+    import_module("mmsb_torch.notebook").unload_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from mmsb_torch.pictures.palette import DARK, LIGHT, MONO, SANS
 from mmsb_torch.pictures.words import safe
 
 _SHAPE = f"""
-.mmsb{{font:13px/1.45 {SANS};color:var(--m-ink);max-width:920px;overflow-x:auto;margin:2px 0}}
+.mmsb{{font:13px/1.45 {SANS};color:var(--m-ink);max-width:1040px;overflow-x:auto;margin:2px 0}}
 .mmsb .card{{display:inline-block;min-width:320px;max-width:100%;box-sizing:border-box;overflow-x:auto;
 background:var(--m-panel);border:1px solid var(--m-rim);border-radius:8px;padding:8px 12px}}
 .mmsb .head{{font-weight:600;margin:0 0 2px;white-space:nowrap}}.mmsb .soft{{color:var(--m-soft);font-weight:400}}
@@ -26,7 +26,7 @@ background:var(--m-panel);border:1px solid var(--m-rim);border-radius:8px;paddin
 .mmsb td,.mmsb th{{padding:2px 14px 2px 0;border:0;text-align:left!important;background:none;white-space:nowrap;
 vertical-align:middle;color:inherit;max-width:420px;overflow:hidden;text-overflow:ellipsis}}
 .mmsb tr{{background:none!important;border:0}}.mmsb th{{color:var(--m-soft)!important;font-weight:400;border-bottom:1px solid var(--m-rim)}}
-.mmsb td.number{{text-align:right!important;font-variant-numeric:tabular-nums}}
+.mmsb td:last-child,.mmsb th:last-child{{padding-right:2px}}.mmsb td.number{{text-align:right!important;font-variant-numeric:tabular-nums}}
 .mmsb svg.strip,.mmsb svg.histogram{{display:block;margin:3px 0}}.mmsb .hot{{fill:var(--m-heat)}}
 .mmsb .cold{{fill:var(--m-rim);fill-opacity:.7}}.mmsb .bar{{fill:var(--m-root)}}
 .mmsb .side{{display:flex;flex-wrap:wrap;gap:4px 22px;align-items:flex-end}}
@@ -63,9 +63,9 @@ def line(text: str, style: str = "soft") -> str:
     return f'<div class="{style}">{text}</div>'
 
 
-def mark(text: object, style: str) -> str:
+def mark(text: object, style: str, most: int = 120) -> str:
     """Text of anybody's in a style of the palette: "fresh", "stale", "mono", ..."""
-    return f'<span class="{style}">{safe(text)}</span>'
+    return f'<span class="{style}">{safe(text, most)}</span>'
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:

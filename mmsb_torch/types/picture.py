@@ -27,5 +27,7 @@ def delta_html(delta: Delta) -> str:
     right = ""
     if delta.values.numel():
         numbers = sample(delta.values)
-        right = histogram(numbers.counts) + line(f"{numbers.low:.4g} to {numbers.high:.4g}")
+        right = (histogram(numbers.counts) if len(numbers.counts) > 1 else "") + line(
+            f"{numbers.low:.4g} to {numbers.high:.4g}"
+        )
     return card(head, line(about), side_by_side(left, right))

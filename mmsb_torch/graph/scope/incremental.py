@@ -136,8 +136,9 @@ class Incremental:
         begun = time.perf_counter()
         result = self._handle(func, types, args, kwargs)
         seconds = time.perf_counter() - begun
-        about = (args, kwargs, result, seconds, self.saved_s - saved)
-        self._witness.saw(Seen(func, *self._last, *about))
+        outcome, key = self._last
+        saved = self.saved_s - saved
+        self._witness.saw(Seen(func, outcome, key, args, kwargs, result, seconds, saved))
         return result
 
     def _handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -127,5 +127,5 @@ def values_html(numbers: Sample) -> str:
     if numbers.strange:
         words += f", <span class=error>{numbers.strange:,} nan or infinite</span>"
     if numbers.read < numbers.total:
-        words += f" (of {numbers.read:,} read)"
+        words += f" (every {-(-numbers.total // numbers.read):,}th read)"
     return bars + line(words)
