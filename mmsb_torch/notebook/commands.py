@@ -6,13 +6,16 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmsb_torch.errors import HistoryError, MMSBError, UnsupportedError
+from mmsb_torch.errors import HistoryError, UnsupportedError
 from mmsb_torch.memory import scoping
 from mmsb_torch.memory.sizes import parse_bytes
 from mmsb_torch.notebook.history import Entry
 from mmsb_torch.notebook.session import Session
 from mmsb_torch.pictures.html import card, line, mark, table, unfailing
 from mmsb_torch.pictures.words import safe, size, span
+
+
+_TOLD = 3  # cells that `why` goes back
 
 
 class Report:
@@ -88,13 +91,11 @@ def why(session: Session, rest: str) -> Any:
     entries = [entry for entry in session.history.entries.values() if rest in _changed(entry)]
     if not entries:
         raise HistoryError(f"{rest!r} is no page of {memory!r}, and no tracked cell assigned it.")
-    last = entries[-1]
-    lines = [(f"{rest} has its value since cell {last.number}: {last.title}",), (last.said,)]
-    lines += [
-        (f"before that, since cell {entry.number}: {entry.title}",)
-        for entry in entries[-4:-1][::-1]
-    ]
-    return Report(f"why {rest}", [item for item in lines if item[0]])
+    lines = []
+    for entry in entries[: -_TOLD - 1 : -1]:
+        lines.append(f"{'before, ' if lines else ''}since cell {entry.number}: {entry.title}")
+        lines += [f"    {_what(entry, 200)}"] if entry.said else []
+    return Report(f"why {rest} has its value", [(item,) for item in lines])
 
 
 def log(session: Session, rest: str) -> Any:
@@ -194,9 +195,6 @@ def _changed(entry: Entry) -> set[str]:
     return {*entry.trees, *entry.unkept, *entry.gone}
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: Entry, most: int = 57) -> str:
     said = entry.said.partition("] ")[2] or entry.said
-    return f"{said[:56]}…" if len(said) > 57 else said
-
-
-__all__ = ["COMMANDS", "MMSBError", "Report", "run", "usage"]
+    return f"{said[: most - 1]}…" if len(said) > most else said

@@ -39,7 +39,9 @@ class MMSBMagics(Magics):
         on changed; a line below says what ran, what was reused, and why. %%mmsb -q says nothing.
         """
         if cell is not None:  # called by hand: a cell that begins so was changed before
-            result = self.run_cell(f"{_MARK} {line}\n{cell}")
+            result = self.run_cell(
+                "".join(begins([f"{_MARK} {line}\n", *cell.splitlines(keepends=True)]))
+            )
             result.raise_error()
             return None
         try:
@@ -70,7 +72,7 @@ def load_ipython_extension(shell: Any) -> None:
     session = Session(shell)
     setattr(shell, _NAME, session)
     shell.register_magics(MMSBMagics(shell, session))
-    shell.input_transformers_post.insert(0, begins)
+    shell.input_transformer_manager.line_transforms.insert(0, begins)
     for event, callback in _events(session).items():
         shell.events.register(event, callback)
 
@@ -82,7 +84,7 @@ def unload_ipython_extension(shell: Any) -> None:
         return
     for event, callback in _events(session).items():
         shell.events.unregister(event, callback)
-    shell.input_transformers_post.remove(begins)
+    shell.input_transformer_manager.line_transforms.remove(begins)
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("mmsb", None)
     delattr(shell, _NAME)

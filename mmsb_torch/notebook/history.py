@@ -201,7 +201,8 @@ class History:
         with memory.commit(f"cell {number}", metadata={_KEY: plain}) as tx:
             tx.update(_COUNTER, torch.tensor(number))
             for path in there:
-                tx.update(pages[path], freezing.tensors[path])
+                # a copy, for comparing clears the flag that says that nobody wrote to the user's
+                tx.update(pages[path], freezing.tensors[path].clone())
         self._tokens.update({pages[path]: token for path, token in written.items()})
         entry = Entry(
             tx=memory.tx, time_ns=time.time_ns(), number=number, trees=changed, unkept=unkept,

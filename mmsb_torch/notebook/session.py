@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from mmsb_torch.notebook.witness import Trace, Witness
 from mmsb_torch.pictures.words import count
 
 _MOST_CELLS = 256
+_NOT_KEPT = (Memory, Page, ModuleType)
+"""Pages have a history of their own, and an import that is taken back helps nobody."""
 _ALIKE = 0.5
 """Cells whose texts are less alike than this are not taken for versions of one."""
 
@@ -256,7 +259,7 @@ class Session:
         hidden = self.shell.user_ns_hidden
         for name, value in list(self.shell.user_ns.items()):
             known = name in hidden and hidden[name] is value
-            if not (known or name.startswith("_") or isinstance(value, (Memory, Page))):
+            if not (known or name.startswith("_") or isinstance(value, _NOT_KEPT)):
                 yield name, value
 
     # going back

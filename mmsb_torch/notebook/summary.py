@@ -36,7 +36,7 @@ class Summary:
         """What ran, in a few words."""
         whole, names = self.total, [group.label for group in self.groups if group.ran]
         if not whole.ran and not self.pages:
-            return "nothing to run" if whole.reused else "no work worth keeping"
+            return "nothing to run" if whole.reused else "nothing large enough to keep"
         parts = [f"ran {count(whole.ran, 'call')} in {span(whole.ran_s)}"] if whole.ran else []
         parts += [f"recomputed {count(self.pages, 'page')}"] if self.pages else []
         where = f": {_list(names)}" if names else ""

@@ -2,7 +2,7 @@
 
 What a variable holds becomes a tree of plain data (what JSON holds) whose leaves may name tensors. Kept
 are: plain data, its containers, dense tensors and numpy arrays by value, tensors that share memory as
-ones that do; functions, classes and modules of Python as the objects they are, for this session; and the
+ones that do; functions and classes as the objects they are, for this session; and the
 parameters and buffers of an `nn.Module`, which are given back to that very module.
 """
 
@@ -25,7 +25,7 @@ Tree = dict[str, Any]
 _PLAIN = (type(None), bool, int, str)
 _MOST_ELEMENTS = 10_000
 _MOST_TEXT = 1 << 20
-_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type, types.ModuleType)
+_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {
     list: list, tuple: tuple, set: set, frozenset: frozenset, torch.Size: torch.Size,
 }  # fmt: skip
