@@ -14,7 +14,6 @@ from mmsb_torch.notebook.session import Session
 from mmsb_torch.pictures.html import card, line, mark, table, unfailing
 from mmsb_torch.pictures.words import safe, size, span
 
-
 _TOLD = 3  # cells that `why` goes back
 
 
@@ -91,7 +90,7 @@ def why(session: Session, rest: str) -> Any:
     entries = [entry for entry in session.history.entries.values() if rest in _changed(entry)]
     if not entries:
         raise HistoryError(f"{rest!r} is no page of {memory!r}, and no tracked cell assigned it.")
-    lines = []
+    lines: list[str] = []
     for entry in entries[: -_TOLD - 1 : -1]:
         lines.append(f"{'before, ' if lines else ''}since cell {entry.number}: {entry.title}")
         lines += [f"    {_what(entry, 200)}"] if entry.said else []

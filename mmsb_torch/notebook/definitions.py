@@ -120,18 +120,17 @@ def _references(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield reference.name, function.__globals__[reference.name]
 
 
-def differences(before: Definitions, now: Definitions) -> list[str]:
-    """What was redefined, one line each: "scale was redefined: 0.5 became 0.7"."""
-    found = []
+def differences(before: Definitions, now: Definitions) -> dict[str, str]:
+    """What was redefined, and how: {"scale()": "0.5 became 0.7"}; of plain values without ()."""
+    found = {}
     for label, outline in now.functions.items():
         old = before.functions.get(label)
-        if old is not None:
-            change = _change(old, outline)
-            if change:
-                found.append(f"{label}() was redefined: {change}")
+        change = _change(old, outline) if old is not None else ""
+        if change:
+            found[f"{label}()"] = change
     for name, value in now.values.items():
         if name in before.values and atom(before.values[name]) != atom(value):
-            found.append(f"{name}: {became(before.values[name], value)}")
+            found[name] = became(before.values[name], value)
     return found
 
 
@@ -169,8 +168,8 @@ class Named(NamedTuple):
 
     names: tuple[str, ...]
     stored: frozenset[str]
-    statements: Mapping[str, int]
-    """Each statement that defines nothing, in a form without comments and places; its line."""
+    statements: Mapping[str, range]
+    """Each statement that defines nothing, in a form without comments and places; its lines."""
 
 
 def named(source: str) -> Named:
@@ -196,7 +195,9 @@ def named(source: str) -> Named:
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     }
     statements = {
-        ast.dump(item): item.lineno for item in tree.body if not isinstance(item, _DEFINE)
+        ast.dump(item): range(item.lineno, (item.end_lineno or item.lineno) + 1)
+        for item in tree.body
+        if not isinstance(item, _DEFINE)
     }
     return Named(tuple(names), frozenset(stored), statements)
 

@@ -215,20 +215,11 @@ class Session:
         cell, before = run.cell, run.earlier
         cell.trace = run.trace
         cell.defined = definitions(cell.code.names, self.shell.user_ns, cell.code.stored)
-        causes = []
-        if before is not None and before.defined is not None:
-            causes += differences(before.defined, cell.defined)
-            edited = [
-                at
-                for dump, at in cell.code.statements.items()
-                if dump not in before.code.statements
-            ]
-            causes += [f"line {at} was edited" for at in edited]
-        causes += [cause for cause in run.causes if cause not in causes]
+        causes = _causes(run, cell, before)
         pages = 0 if run.memory.closed else run.memory.stats()["recomputed"] - run.recomputed
         groups = tuple(run.groups.values())
         number = self.history.next_number
-        about = (tuple(causes), before is None, error, pages)
+        about = (causes, before is None, error, pages)
         summary = Summary(number, groups, run.total, *about)
         notes = self._keep(run, summary, error)
         return summary if not notes else Summary(0, groups, run.total, *about, notes=notes)
@@ -313,6 +304,25 @@ class Session:
         for memory in (self._opened, self._own):
             if memory is not None and not memory.closed:
                 memory.close()
+
+
+def _causes(run: Run, cell: Cell, before: Cell | None) -> tuple[str, ...]:
+    """Why something ran: what was redefined or edited, else what differs in the arguments."""
+    if before is None or before.defined is None or cell.defined is None:
+        return ()
+    redefined = differences(before.defined, cell.defined)
+    causes = [
+        f"{name} was redefined: {how}" if name.endswith("()") else f"{name}: {how}"
+        for name, how in redefined.items()
+    ]
+    known = before.code.statements
+    edited = [lines for dump, lines in cell.code.statements.items() if dump not in known]
+    causes += [f"line {lines.start} was edited" for lines in edited]
+    for cause, (function, line) in run.causes.items():
+        inside = function == "<module>" and any(line in lines for lines in edited)
+        if not (inside or f"{function}()" in redefined):
+            causes.append(cause)
+    return tuple(dict.fromkeys(causes))
 
 
 def _told(given: Given) -> list[str]:

@@ -36,7 +36,8 @@ class Summary:
         """What ran, in a few words."""
         whole, names = self.total, [group.label for group in self.groups if group.ran]
         if not whole.ran and not self.pages:
-            return "nothing to run" if whole.reused else "nothing large enough to keep"
+            known = whole.reused or whole.again
+            return "nothing to run" if known else "nothing large enough to keep"
         parts = [f"ran {count(whole.ran, 'call')} in {span(whole.ran_s)}"] if whole.ran else []
         parts += [f"recomputed {count(self.pages, 'page')}"] if self.pages else []
         where = f": {_list(names)}" if names else ""
@@ -52,6 +53,14 @@ class Summary:
         return "first run" if self.first else ""
 
     @property
+    def again(self) -> str:
+        """What ran though nothing changed, in a few words."""
+        whole = self.total
+        if not whole.again:
+            return ""
+        return f"{count(whole.again, 'call')} again in {span(whole.again_s)}, not kept before"
+
+    @property
     def reused(self) -> str:
         """What was reused, in a few words."""
         whole = self.total
@@ -64,7 +73,7 @@ class Summary:
     def __str__(self) -> str:
         cell = f"[{self.number}] " if self.number else ""
         error = f"stopped by {self.error}, what was completed is kept" if self.error else ""
-        parts = [self.ran, self.why, self.reused, error, *self.notes]
+        parts = [self.ran, self.why, self.again, self.reused, error, *self.notes]
         return f"mmsb {cell}{' · '.join(part for part in parts if part)}"
 
     __repr__ = __str__
@@ -80,6 +89,7 @@ def _html(summary: Summary) -> str:
         mark(f"[{summary.number}]" if summary.number else "mmsb", "mono soft"),
         mark(summary.ran, "warm" if ran else "fresh"),
         mark(summary.why, "") if summary.why else "",
+        mark(summary.again, "soft") if summary.again else "",
         mark(summary.reused, "fresh") if summary.reused else "",
         mark(f"stopped by {summary.error}, what was completed is kept", "error")
         if summary.error
@@ -96,13 +106,14 @@ def _html(summary: Summary) -> str:
             span(group.ran_s) if group.ran else "",
             f"{group.reused:,}" if group.reused else "",
             span(group.saved_s) if group.reused else "",
+            f"{group.again:,}" if group.again else "",
             f"{group.quick:,}" if group.quick else "",
         )
         for group in summary.groups[:30]
     ]
-    titles = ("", "ran", "took", "reused", "saved", "quick ones")
+    titles = ("", "ran", "took", "reused", "saved", "again", "quick ones")
     causes = "".join(f"<div>because {safe(cause, 200)}</div>" for cause in summary.causes)
-    return frame(folded(line, causes + table(titles, rows, numbers=(1, 2, 3, 4, 5))))
+    return frame(folded(line, causes + table(titles, rows, numbers=(1, 2, 3, 4, 5, 6))))
 
 
 def _list(names: Sequence[str], joint: str = ", ") -> str:

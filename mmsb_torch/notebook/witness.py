@@ -22,6 +22,8 @@ from mmsb_torch.instrumentation.capture.frames import Codes, Site, Walk
 from mmsb_torch.instrumentation.capture.schema import op_class
 from mmsb_torch.notebook.definitions import became
 
+_MENTIONED_S = 1e-3
+"""What runs again though nothing changed is mentioned from here on."""
 _MOST_PLACES = 50_000
 """Operations of one cell whose arguments are remembered for the next time."""
 Place = tuple[str, str, str, int]
@@ -37,6 +39,9 @@ class Group:
     ran_s: float = 0.0
     reused: int = 0
     saved_s: float = 0.0
+    again: int = 0
+    again_s: float = 0.0
+    """Executed although nothing changed: their results were not worth keeping, or had to go."""
     quick: int = 0
     """Too quick to keep: they run each time."""
 
@@ -61,9 +66,8 @@ class Witness:
         self.before = before
         self.trace = Trace()
         self.groups: dict[str, Group] = {}
-        self.causes: dict[str, None] = {}
-        self.lines: set[int] = set()
-        """Lines of the cell at which something ran that was not known."""
+        self.causes: dict[str, tuple[str, int]] = {}
+        """Why something ran, and where: function and line."""
         self.failed: Exception | None = None
         self._namespace = namespace
         self._walk = Walk(Codes())
@@ -88,6 +92,8 @@ class Witness:
             whole.ran_s += group.ran_s
             whole.reused += group.reused
             whole.saved_s += group.saved_s
+            whole.again += group.again
+            whole.again_s += group.again_s
             whole.quick += group.quick
         return whole
 
@@ -101,16 +107,22 @@ class Witness:
         if seen.outcome == "hit":
             group.reused += 1
             group.saved_s += max(seen.saved - seen.seconds, 0.0)
-        elif seen.outcome == "new" or seen.seconds >= LEAST_SECONDS:
+        elif seen.outcome == "again" and seen.seconds >= _MENTIONED_S:
+            group.again += 1
+            group.again_s += seen.seconds
+        elif seen.outcome == "new" or _is_work(seen):
             group.ran += 1
             group.ran_s += seen.seconds
         else:
             group.quick += 1
         if seen.key is not None:
             self._compare(seen, seen.key, site)
-        for tensor in tensors_in((seen.result,)):
-            with contextlib.suppress(RuntimeError, NotImplementedError):  # it has no memory
-                self._made.setdefault(storage_key(tensor), _origin(seen, site))
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # some have no memory
+            given = {*map(storage_key, tensors_in((seen.args, (*seen.kwargs.values(),))))}
+            for tensor in tensors_in((seen.result,)):
+                key, origin = storage_key(tensor), _origin(seen, site)
+                if origin or key not in given:  # an address may be given away again
+                    self._made[key] = origin
 
     def _compare(self, seen: Seen, key: OpKey, site: Site) -> None:
         kind = (site.function, f"{site.root}:{site.module}", str(seen.func))
@@ -120,14 +132,12 @@ class Witness:
             self.trace.keys[place] = key
         if seen.outcome != "new":
             return
-        if site.function == "<module>":
-            self.lines.add(site.line)
         before = self.before.keys.get(place) if self.before is not None else None
         if before is None or len(self.causes) > 8:
             return
         cause = self._cause(before, key, seen, site)
         if cause:
-            self.causes[cause] = None
+            self.causes.setdefault(cause, (site.function, site.line))
 
     def _cause(self, before: OpKey, now: OpKey, seen: Seen, site: Site) -> str:
         """What differs between two calls in one place; nothing if it comes from within the cell."""
@@ -179,6 +189,12 @@ def _named_tensors(namespace: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]
             yield f"{name}.{part}", tensor
 
 
+def _is_work(seen: Seen) -> bool:
+    """Whether something that cannot be told was worth mentioning: not a view, not what is quick."""
+    long = seen.outcome == "passed" and seen.seconds >= LEAST_SECONDS
+    return long and not op_class(seen.func).view
+
+
 def _label(site: Site) -> str:
     """What a person calls the place: a function of theirs, or a line of the cell."""
     if site.function and site.function != "<module>":
@@ -193,6 +209,6 @@ def _origin(seen: Seen, site: Site) -> str:
     if seen.key is not None:
         return ""
     kind = op_class(seen.func)
-    if kind.pure and kind.random and kind.draws(seen.args, seen.kwargs):
+    if kind.random and kind.draws(seen.args, seen.kwargs):
         return f"random numbers ({_label(site)})"
     return ""
