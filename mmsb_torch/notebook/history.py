@@ -55,6 +55,8 @@ class Entry:
     """Those that changed and cannot be kept, and why."""
     gone: tuple[str, ...]
     """Those that were deleted."""
+    there: tuple[str, ...]
+    """Those that it was the first to assign, and that were there before: nobody knows how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,16 @@ class History:
                 except Unkept as reason:
                     left[name] = str(reason)
             later = {name: tree for name, tree in self.now().items() if name not in then}
-            gone = tuple(name for name, tree in later.items() if not isinstance(tree, str))
-            left |= {
-                name: "it was made later, and could not be had back"
-                for name in later
-                if name not in gone
-            }
-            return Given(values, gone, left, tuple(loads), tuple(detached))
+            there = {name for item in self.entries.values() for name in item.there}
+            gone = []
+            for name, tree in later.items():
+                if name in there:
+                    left[name] = "no tracked cell had assigned it then"
+                elif isinstance(tree, str):
+                    left[name] = "it was made later, and could not be had back"
+                else:
+                    gone.append(name)
+            return Given(values, tuple(gone), left, tuple(loads), tuple(detached))
 
     def close(self) -> None:
         """Let go of the store."""
@@ -193,21 +198,21 @@ class History:
         if only_changes and not (changed or unkept or gone):
             return None
         plain = {key: about.get(key, "") for key in _FIELDS}
-        plain |= {"number": number, "trees": changed, "unkept": unkept, "gone": list(gone)}
+        there = tuple(about.get("there", ()))
+        plain |= {"number": number, "trees": changed, "unkept": unkept}
+        plain |= {"gone": list(gone), "there": list(there)}
         memory.page(_COUNTER, torch.zeros((), dtype=torch.int64))
-        there = [path for path in written if pages[path] in memory]
-        for path in written.keys() - there:
+        known = [path for path in written if pages[path] in memory]
+        for path in written.keys() - known:
             memory.page(pages[path], freezing.tensors[path])
         with memory.commit(f"cell {number}", metadata={_KEY: plain}) as tx:
             tx.update(_COUNTER, torch.tensor(number))
-            for path in there:
+            for path in known:
                 # a copy, for comparing clears the flag that says that nobody wrote to the user's
                 tx.update(pages[path], freezing.tensors[path].clone())
         self._tokens.update({pages[path]: token for path, token in written.items()})
-        entry = Entry(
-            tx=memory.tx, time_ns=time.time_ns(), number=number, trees=changed, unkept=unkept,
-            gone=gone, **{key: plain[key] for key in _FIELDS},
-        )  # fmt: skip
+        about = {**plain, "gone": gone, "there": there}
+        entry = Entry(tx=memory.tx, time_ns=time.time_ns(), **about)
         self.entries[number] = entry
         return entry
 
@@ -247,8 +252,8 @@ class History:
             if about is None:
                 continue
             fields = {key: about[key] for key in (*_FIELDS, "number", "trees", "unkept")}
-            gone = tuple(about["gone"])
-            entry = Entry(tx=tx, time_ns=record.time_ns, gone=gone, **fields)
+            fields |= {key: tuple(about[key]) for key in ("gone", "there")}
+            entry = Entry(tx=tx, time_ns=record.time_ns, **fields)
             self.entries[entry.number] = entry
         self.entries = dict(sorted(self.entries.items()))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmsb_torch.errors import HistoryError, MMSBError
+from mmsb_torch.errors import HistoryError
 from mmsb_torch.graph.scope import Incremental, Seen
 from mmsb_torch.memory import Memory, Page
 from mmsb_torch.memory import open as open_memory
@@ -77,6 +77,8 @@ class Session:
         self._info: Any = None
         self._depth = 0
         self.run: Run | None = None
+        self.last: Summary | None = None
+        """What the last tracked cell did."""
         self._cells: dict[str, Cell] = {}
 
     # which memory
@@ -179,7 +181,7 @@ class Session:
         run, self.run = self.run, None
         run.scope.__exit__(None, None, None)
         error = getattr(result, "error_in_exec", None) or getattr(result, "error_before_exec", None)
-        summary = self._summary(run, "" if error is None else type(error).__name__)
+        summary = self.last = self._summary(run, "" if error is None else type(error).__name__)
         if not run.quiet or error is not None:
             run.line.end(summary)
 
@@ -239,10 +241,11 @@ class Session:
                     "memory": self.mark(run.memory),
                     "memory_tx": 0 if run.memory.closed else run.memory.tx,
                     "failed": error,
+                    "there": sorted(assigned & run.bound.keys() - self.history.names),
                 },
             )
-        except MMSBError as failure:
-            return (f"variables not kept: {failure}",)
+        except Exception as failure:  # noqa: BLE001 - the cell itself is done, and its line is due
+            return (f"variables not kept: {type(failure).__name__}: {failure}",)
         return ()
 
     def variables(self) -> Iterator[tuple[str, Any]]:
