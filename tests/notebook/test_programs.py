@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 CELLS = [
@@ -28,8 +28,13 @@ CELLS = [
     "x = torch.full((80, 80), float({k}))\ny = x",
 ]
 steps = st.lists(
-    st.tuples(st.sampled_from(CELLS), st.integers(1, 3), st.integers(0, 3), st.booleans()),
-    min_size=3,
+    st.tuples(
+        st.sampled_from(CELLS),
+        st.integers(1, 2),
+        st.integers(0, 3),
+        st.sampled_from([True, True, True, False]),
+    ),
+    min_size=5,
     max_size=9,
 )
 START = "import torch\ntorch.manual_seed(0)\nx = torch.randn(80, 80)\ny = x @ x\nm = torch.nn.Linear(80, 80)\ndef f(v):\n    return v.exp()\n"
@@ -73,42 +78,52 @@ def eager(monkeypatch):
     assert sum(HITS) > 50
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=steps, back=st.integers(0, 100))
-def test_incremental_cells_equal_plain_ones(eager, cell, steps, back):
+@settings(
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+@given(steps=steps, edit=st.tuples(st.integers(0, 8), st.integers(1, 3)), back=st.integers(0, 100))
+def test_incremental_cells_equal_plain_ones(eager, cell, steps, edit, back):
     shell, session = cell.shell, cell.session
-    shell.reset()
-    session._cells.clear()
+    for name in set(shell.user_ns) & set("xyzvkdprfmw"):
+        del shell.user_ns[name]
     session.history._begin_anew()
-    shell.run_cell(START).raise_error()
-    model = {}
-    exec(START, model)
-    first, snapshots = session.history.next_number, {}
-    for template, k, i, tracked in steps:
-        source = template.format(k=k, i=i)
-        generator = torch.get_rng_state()
-        incremental = shell.run_cell(f"%%mmsb -q\n{source}" if tracked else source)
-        after = torch.get_rng_state()
-        torch.set_rng_state(generator)
-        error = None
-        try:
-            exec(source, model)
-        except Exception as raised:
-            error = raised
-        assert type(incremental.error_in_exec) is type(error), (source, incremental.error_in_exec)
-        assert torch.get_rng_state().equal(after), source
-        expected = kept(model)
-        found = kept(shell.user_ns)
-        assert same(found, expected), source
-        if tracked:
-            HITS.append(session.last.total.reused)
-            snapshots[session.history.next_number - 1] = {
-                name: found[name] for name in found if name in session.history.names
-            }
+    model, snapshots = {}, {}
+    first = session.history.next_number
+    at = edit[0] % len(steps)
+    template, _, i, tracked = steps[at]
+    edited = [*steps[:at], (template, edit[1], i, tracked), *steps[at + 1 :]]
+    for program in (steps, edited):
+        shell.run_cell(START).raise_error()
+        exec(START, model)
+        for template, k, i, tracked in program:
+            source = template.format(k=k, i=i)
+            both(shell, model, source, f"%%mmsb -q\n{source}" if tracked else source)
+            found = kept(shell.user_ns)
+            assert same(found, kept(model)), source
+            if tracked:
+                HITS.append(session.last.total.reused)
+                names = found.keys() & session.history.names
+                snapshots[session.history.next_number - 1] = {name: found[name] for name in names}
     if snapshots:
         number = first + back % len(snapshots)
         session.checkout(number)
-        assert same(
-            {n: v for n, v in kept(shell.user_ns).items() if n in snapshots[number]},
-            snapshots[number],
-        )
+        found = kept(shell.user_ns)
+        expected = snapshots[number]
+        assert same({name: found[name] for name in expected}, expected)
+
+
+def both(shell, model, source, as_cell):
+    """Run a cell in the shell and in a plain namespace, from the same random state."""
+    generator = torch.get_rng_state()
+    result = shell.run_cell(as_cell)
+    after = torch.get_rng_state()
+    torch.set_rng_state(generator)
+    error = None
+    try:
+        exec(source, model)
+    except Exception as raised:
+        error = raised
+    assert type(result.error_in_exec) is type(error), (source, result.error_in_exec)
+    assert torch.get_rng_state().equal(after), source
