@@ -37,6 +37,8 @@ def heat(region: Region, parts: int = 96) -> list[float]:
 
 def _rows(region: Region, width: int) -> tuple[Tensor, Tensor]:
     """The row of each entry that is read, and for how many elements inside it stands."""
+    if region.form is Form.BITS and math.prod(region.shape) <= _MOST:
+        region = Region.where(region.mask())
     index = region.index
     assert index is not None
     flat = index.detach().view(-1)

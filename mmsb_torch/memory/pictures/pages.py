@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mmsb_torch.memory.page import Page
 
 _MOST_PAGES = 24
+_MOST_BYTES, _MOST_PARTS = 16 << 20, 8
+"""Of a larger page the newest so many changes are drawn one upon the other."""
 _STYLES = {"failed": "error"}
 
 
@@ -77,13 +79,20 @@ def _row(memory: Memory, entry: Entry) -> tuple[str, ...]:
 def _changed(entry: Entry, parts: int) -> tuple[float, list[float]]:
     """The share of a page that changed since the last checkpoint, and by parts of its rows.
 
-    The caller holds the table's lock.
+    Of a large page both are at least so much: joining what changed would take long. The caller holds
+    the table's lock.
     """
     spec = entry.info.spec or entry.spec
     if spec is None:
         return 0.0, []
-    region = entry.journal.since(entry.journal.checkpoint, spec.shape)
-    return region.share, heat(region, parts)
+    journal, shape = entry.journal, spec.shape
+    newest = journal.parts(journal.checkpoint)[-_MOST_PARTS:]
+    like_it = len(newest) > 1 and all(region.shape == shape for region in newest)
+    if spec.nbytes <= _MOST_BYTES or not like_it:
+        region = journal.since(journal.checkpoint, shape)
+        return region.share, heat(region, parts)
+    found = [heat(region, parts) for region in newest]
+    return max(region.share for region in newest), [*map(max, zip(*found, strict=True))]
 
 
 def _status(memory: Memory, entry: Entry) -> str:
