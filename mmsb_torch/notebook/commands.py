@@ -104,16 +104,16 @@ def log(session: Session, rest: str) -> Any:
     rows = [
         (
             f"{entry.number}",
-            entry.title if len(entry.title) <= 44 else f"{entry.title[:43]}…",
+            entry.title if len(entry.title) <= 36 else f"{entry.title[:35]}…",
             f"{dt.datetime.fromtimestamp(entry.time_ns / 1e9):%H:%M:%S}",  # noqa: DTZ006 - the user's clock
-            _what(entry),
-            ", ".join(sorted(_changed(entry))[:6]) + ("…" if len(_changed(entry)) > 6 else ""),
+            ", ".join(sorted(_changed(entry))[:5]) + (", …" if len(_changed(entry)) > 5 else ""),
+            _what(entry, 90),
         )
         for entry in entries[-most:]
     ]
     if not rows:
         return Report("no cell was tracked yet: begin one with %%mmsb", [])
-    return Report(f"{len(entries):,} tracked cells", rows, ("", "cell", "time", "what", "changed"))
+    return Report(f"{len(entries):,} tracked cells", rows, ("", "cell", "time", "changed", "what"))
 
 
 def checkout(session: Session, rest: str) -> Any:

@@ -18,6 +18,8 @@ def heat(region: Region, parts: int = 96) -> list[float]:
 
     Exact for an index of up to 262,144 entries, else from a sample. Copies no more than that many.
     """
+    if region.form is Form.BITS and math.prod(region.shape) <= _MOST:
+        region = Region.where(region.mask())
     rows = region.shape[0] if region.shape else 1
     width = math.prod(region.shape[1:])
     parts = min(parts, rows)
@@ -37,8 +39,6 @@ def heat(region: Region, parts: int = 96) -> list[float]:
 
 def _rows(region: Region, width: int) -> tuple[Tensor, Tensor]:
     """The row of each entry that is read, and for how many elements inside it stands."""
-    if region.form is Form.BITS and math.prod(region.shape) <= _MOST:
-        region = Region.where(region.mask())
     index = region.index
     assert index is not None
     flat = index.detach().view(-1)
