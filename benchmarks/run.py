@@ -15,6 +15,7 @@ import bench_import
 import bench_log
 import bench_memo
 import bench_merge
+import bench_notebook
 import bench_peers
 import bench_record
 import bench_rows
@@ -32,6 +33,8 @@ TABLES = {
     "rows": bench_rows.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
+    "notebook": bench_notebook.table,
+    "cells": bench_notebook.history,
     "answers": bench_peers.answers,
     "hits": bench_peers.hits,
     "rows_graph": bench_rows_graph.table,

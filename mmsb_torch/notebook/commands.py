@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -105,7 +104,6 @@ def log(session: Session, rest: str) -> Any:
         (
             f"{entry.number}",
             entry.title if len(entry.title) <= 36 else f"{entry.title[:35]}…",
-            f"{dt.datetime.fromtimestamp(entry.time_ns / 1e9):%H:%M:%S}",  # noqa: DTZ006 - the user's clock
             ", ".join(sorted(_changed(entry))[:5]) + (", …" if len(_changed(entry)) > 5 else ""),
             _what(entry, 90),
         )
@@ -113,7 +111,7 @@ def log(session: Session, rest: str) -> Any:
     ]
     if not rows:
         return Report("no cell was tracked yet: begin one with %%mmsb", [])
-    return Report(f"{len(entries):,} tracked cells", rows, ("", "cell", "time", "changed", "what"))
+    return Report(f"{len(entries):,} tracked cells", rows, ("", "cell", "changed", "what"))
 
 
 def checkout(session: Session, rest: str) -> Any:

@@ -197,10 +197,13 @@ def _is_work(seen: Seen) -> bool:
 
 def _label(site: Site) -> str:
     """What a person calls the place: a function of theirs, or a line of the cell."""
-    if site.function and site.function != "<module>":
-        return f"{site.function}()"
     if not site.function:
         return "backward" if site.phase == "backward" else "elsewhere"
+    names = site.function.split(".<locals>.")
+    while names and names[-1].startswith("<"):  # a comprehension, a lambda, the cell itself
+        names.pop()
+    if names:
+        return f"{'.'.join(names)}()"
     return f"line {site.line}" + (f" ({site.root})" if site.root else "")
 
 

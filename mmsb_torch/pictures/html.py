@@ -26,7 +26,7 @@ background:var(--m-panel);border:1px solid var(--m-rim);border-radius:8px;paddin
 .mmsb td,.mmsb th{{padding:2px 14px 2px 0;border:0;text-align:left!important;background:none;white-space:nowrap;
 vertical-align:middle;color:inherit;max-width:420px;overflow:hidden;text-overflow:ellipsis}}
 .mmsb tr{{background:none!important;border:0}}.mmsb th{{color:var(--m-soft)!important;font-weight:400;border-bottom:1px solid var(--m-rim)}}
-.mmsb td:last-child,.mmsb th:last-child{{padding-right:2px;white-space:normal}}.mmsb td.number{{text-align:right!important;font-variant-numeric:tabular-nums}}
+.mmsb td:last-child,.mmsb th:last-child{{padding-right:2px;white-space:normal;min-width:40px}}.mmsb td.number{{text-align:right!important;font-variant-numeric:tabular-nums}}
 .mmsb svg.strip,.mmsb svg.histogram{{display:block;margin:3px 0}}.mmsb .hot{{fill:var(--m-heat)}}
 .mmsb .cold{{fill:var(--m-rim);fill-opacity:.7}}.mmsb .bar{{fill:var(--m-root)}}
 .mmsb .side{{display:flex;flex-wrap:wrap;gap:4px 22px;align-items:flex-end}}
