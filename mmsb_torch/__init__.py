@@ -2,6 +2,7 @@
 
     errors           the error family
     device           merges, bit comparison, packing: tensors in, tensors out
+    pictures         HTML and SVG of plain data
     types            Region, Delta, Transaction: immutable values and their algebra
     runtime          store (log, checkpoints) and state (pages, journal, the router: the one door)
     instrumentation  what code a result depends on

@@ -6,6 +6,21 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SHOWN = {
+    "01_pages_and_what_follows": (
+        "cut off, not recomputed",
+        "declared with other code",
+        "<svg",
+        "3 pages recomputed",
+    ),
+    "03_an_incremental_experiment": (
+        "nearest() was redefined: default temperature: 10.0 became 50.0",
+        "because images changed",
+        "as after cell 2",
+        "rows 200, 201",
+    ),
+}
+"""What is to be seen in each when it has run."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -40,7 +55,5 @@ def test_it_runs(path, tmp_path):
         if cell.cell_type == "code"
         for output in cell.outputs
     )
-    assert "cut off, not recomputed" in shown
-    assert "declared with other code" in shown
-    assert "<svg" in shown
-    assert "3 pages recomputed" in shown
+    for phrase in SHOWN.get(path.stem, ()):
+        assert phrase in shown, phrase
