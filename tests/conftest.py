@@ -29,3 +29,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def modes_of_torch():
+    """Whoever leaves a mode of torch's behind is told so, and not the tests after it."""
+    yield
+    left = [] if torch.is_grad_enabled() else ["grad is off"]
+    left += ["inference mode is on"] if torch.is_inference_mode_enabled() else []
+    left += ["autocast is on"] if torch.is_autocast_enabled("cpu") else []
+    torch.set_grad_enabled(True)
+    assert not left

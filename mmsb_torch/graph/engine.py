@@ -24,7 +24,7 @@ from mmsb_torch.graph.rerun import check_derived
 from mmsb_torch.graph.running import Runner
 from mmsb_torch.graph.topology import Topology
 from mmsb_torch.instrumentation.code import Worlds
-from mmsb_torch.instrumentation.context import settings
+from mmsb_torch.instrumentation.context import GradKept, settings
 from mmsb_torch.runtime.state import Entry, Router
 
 _CHASES = 3
@@ -154,14 +154,16 @@ class Engine:
             or node.settings != settings()
         ):
             return False
-        for check in cone.checks:
-            if check() is not None:
-                return False
         as_of = node.as_of
-        if as_of < (tx if since is None else since):
+        behind = as_of < (tx if since is None else since)
+        if behind:
             for root in cone.roots:
                 if root.tx > as_of:
                     return False
+        for check in cone.checks:
+            if check() is not None:
+                return False
+        if behind:
             node.as_of = max(tx, node.as_of)
         return True
 
@@ -182,7 +184,7 @@ class Engine:
     def _pull(self, targets: Sequence[Node], *, keep_going: bool = False) -> None:
         pull = Pull(self)
         try:
-            with self.runner.plain():
+            with GradKept(), self.runner.plain():
                 pull.settle_all(self.topology.order(targets))
         finally:
             for kind, fields in pull.told:

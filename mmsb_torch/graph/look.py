@@ -72,11 +72,11 @@ class Look:
         key = id(getattr(recipe.changed, "__self__", recipe))
         if key not in self._reasons:
             self._reasons[key] = recipe.changed()
-        return self._reasons[key] or _difference(node, recipe, self.settings)
+        return self._reasons[key] or difference(node, recipe, self.settings)
 
 
-def _difference(node: Node, recipe: Recipe, now: Settings) -> str | None:
-    """As `code_change`, of a recipe whose own guards say that nothing changed."""
+def difference(node: Node, recipe: Recipe, now: Settings) -> str | None:
+    """As `Look.code_change`, of a recipe whose own guards say that nothing changed."""
     if recipe.untracked:
         return f"it refers to {recipe.untracked[0]}, which cannot be watched"
     if node.peeked:

@@ -9,6 +9,7 @@ the keys and values of those before it: a cache of those comes out by itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import gt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from mmsb_torch.graph.costs import Costs
 from mmsb_torch.graph.part import Part
 from mmsb_torch.graph.rows.evenness import uneven
 from mmsb_torch.graph.sample import beyond
-from mmsb_torch.instrumentation.identity import LEDGER
+from mmsb_torch.instrumentation.identity import LEDGER, Panel
 from mmsb_torch.types import Form, Region
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ class Masking:
         self._plan = plan
         self._activations = activations
         self._seen: tuple[int, ...] = ()
-        """The epochs of the inputs that `kept` stands for."""
+        """The epochs of the inputs that `kept` stands for. A step that was interrupted before it was
+        published leaves it ahead of the value."""
         self._weights: list[bytes] = []
+        self._panel: Panel | None = None
+        """The evidence that the graph's constants are `_weights`."""
         self._costs = Costs()
         self._promise = 0.0
         self._trial: Tensor | None = None
@@ -62,26 +66,33 @@ class Masking:
         self._share = 0
 
     def step(
-        self, pull: Pull, recipe: Recipe, now: tuple[int, ...], whole: Tensor
+        self,
+        pull: Pull,
+        recipe: Recipe,
+        seen: tuple[int, ...],
+        now: tuple[int, ...],
+        whole: Tensor,
     ) -> tuple[Tensor, Part | None] | None:
         """Compute what changed since the last time, if that is right and expected to be faster.
 
-        Returns rows of the value and which these are (None: all of them), or None if it has to be
+        `seen` are the epochs that `whole`, the value before, was computed from. Returns rows of the value and which these are (None: all of them), or None if it has to be
         made in full.
         """
         kept, self._trial = self.kept, None
-        changed = self._changed(pull, recipe, now) if kept is not None else None
-        if kept is None or changed is None or self._weights != self._read_weights():
+        ahead = len(seen) != len(self._seen) or any(map(gt, self._seen, seen))
+        changed = None if kept is None or ahead else self._changed(pull, recipe, now)
+        if kept is None or changed is None or not self._has_its_weights():
             self.let_go()
             return None
         values = [pull.value(entry) for entry in recipe.inputs]
         try:
-            self._share = int(_SHARES * kept.estimate(values, changed))
+            step = kept.prepare(values, changed)
+            self._share = int(_SHARES * step.share)
             if not self._costs.favour_rows(self._share, _SHARES, slack=_SLACK):
                 self.why_not = f"{100 * self._share // _SHARES} % of the work would be done again"
                 self.let_go()  # it would be of an earlier moment
                 return None
-            found = kept.step(values, changed)
+            found = kept.take(values, step)
             self._seen = now
             self._activations.hold(self, kept.nbytes)
             made = _as_rows(found, whole)
@@ -141,7 +152,8 @@ class Masking:
         if recipe.exact and not self.exact:
             self.why_not = "exact=True, and steps may differ by rounding"
             return
-        self.kept, self._seen, self._weights = kept, now, self._read_weights()
+        self.kept, self._seen = kept, now
+        self._weights, self._panel = self._read_weights(), None
         self._activations.hold(self, kept.nbytes)
 
     def _judge(self, trial: Tensor, value: Tensor, recipe: Recipe) -> None:
@@ -159,6 +171,16 @@ class Masking:
             self.let_go()
             self._promise = -float("inf")
             self.why_not = "exact=True, and steps differ by rounding"
+
+    def _has_its_weights(self) -> bool:
+        """Whether the graph's constants have the bits that they had at the start."""
+        constants, weights, panel = self._plan.graph.constants, self._weights, self._panel
+        if panel is not None and LEDGER.stands(panel):
+            return all(LEDGER.digest(constants[at]) == weights[at] for at in panel.others)
+        if weights != self._read_weights():
+            return False
+        self._panel = Panel([LEDGER.evidence(constant) for constant in constants])
+        return True
 
     def _read_weights(self) -> list[bytes]:
         """Digests of what the graph holds: another recipe of the same code may have brought it."""

@@ -26,7 +26,7 @@ from mmsb_torch.graph.failures import (
     said,
     wrote_into_input,
 )
-from mmsb_torch.graph.look import NEVER, Look
+from mmsb_torch.graph.look import NEVER, Look, difference
 from mmsb_torch.graph.node import Flight, Node, Outcome
 from mmsb_torch.graph.part import Made
 from mmsb_torch.graph.recipes import Recipe
@@ -91,8 +91,13 @@ class Pull(Look):
         """Make one node right; its inputs are. Leaves its epoch in `epochs`."""
         inputs = node.inputs
         now = self.input_epochs(inputs)
-        reason = self.code_change(node)
         epoch = self.epoch_if(node, inputs, now)
+        recipe, known = node.recipe, node.slicing
+        later = epoch is None and recipe is not None and known is not None and known.trusted
+        if later and recipe is not None:
+            reason = difference(node, recipe, self.settings)
+        else:
+            reason = self.code_change(node)
         if epoch is not None and reason is None:
             self.epochs[node.id] = epoch
             self._cut_off(node)
@@ -105,7 +110,7 @@ class Pull(Look):
                     raise Overtaken
                 if node.inputs != inputs:  # declared anew
                     raise Restart
-                self._compute(node, now, reason)
+                self._compute(node, now, reason, later=later)
             finally:
                 if node.flight is flight:
                     node.flight = None
@@ -128,8 +133,13 @@ class Pull(Look):
             node.cone = self.engine.topology.cone(node, self.version)
             node.topology = self.version
 
-    def _compute(self, node: Node, now: tuple[int, ...], reason: str | None) -> None:
-        """Run the recipe and publish what it gives. The caller holds the flight."""
+    def _compute(
+        self, node: Node, now: tuple[int, ...], reason: str | None, *, later: bool
+    ) -> None:
+        """Run the recipe and publish what it gives. The caller holds the flight.
+
+        With `later`, nobody looked at the code yet (`Slicing.trusted`).
+        """
         recipe = node.recipe
         if recipe is None:
             raise not_loaded(node, now)
@@ -140,7 +150,7 @@ class Pull(Look):
         world = self.engine.worlds.number
         if any(self.epochs.get(entry.info.id, -1) == -1 for entry in recipe.inputs):
             raise Restart  # declared anew, or an input made, since this pull looked
-        frame = Frame(self, node, private=node.id in self.engine.suspects)
+        frame = Frame(self, node, private=node.id in self.engine.suspects, unchecked=later)
         slicing, began = Slicing.of(node, recipe), time.perf_counter()
         try:
             asked = reason is None and slicing.costs.may_pay
@@ -149,6 +159,7 @@ class Pull(Look):
         except Written as written:
             raise self._written(node, written.entries, frame) from written.__cause__
         except Exception as error:
+            slicing.check(recipe, frame)
             raise self._failed(node, error) from error
         seconds = time.perf_counter() - began
         self.engine.suspects.discard(node.id)
@@ -161,6 +172,9 @@ class Pull(Look):
         # if its code changed while it ran, the value is right for this read only
         with LEDGER.watching():  # weights: from now on a look at their flags will do
             steady = recipe.changed() is None and settings() == self.settings
+        if frame.unchecked and not steady:
+            slicing.trusted = False
+            raise Restart
         code = recipe.digest if steady else "changed while it ran"
         definition = recipe.definition.digest if recipe.definition is not None else ""
         run = Run(made, slicing, recipe.digest, code, definition, world, reason, seconds)
@@ -181,6 +195,7 @@ class Pull(Look):
             made = slicing.in_part(self, changed, frame, now)
             if made is not None:
                 return made
+        slicing.check(recipe, frame)
         values = [self.value(entry) for entry in recipe.inputs]
         value = self.engine.runner.run(recipe, values, frame)
         slicing.computed(self, value, time.perf_counter() - began, now)

@@ -19,6 +19,7 @@ from mmsb_torch.errors import (
 )
 from mmsb_torch.graph.failures import Overtaken, Restart
 from mmsb_torch.graph.past import Past
+from mmsb_torch.instrumentation.context import GradKept
 from mmsb_torch.runtime.state import Entry, value_at
 from mmsb_torch.types import Spec
 
@@ -39,7 +40,7 @@ def check_derived(engine: Engine, node: Node) -> str | None:
     wrong page is stale afterwards. The random generators are as they were.
     """
     try:
-        with _same_generators(), engine.runner.plain():
+        with _same_generators(), GradKept(), engine.runner.plain():
             pair = Past(engine, engine.router.tx).again(node)
     except (RecipeNotLoadedError, HistoryError, CycleDetectedError, Overtaken, Restart):
         return None

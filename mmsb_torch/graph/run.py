@@ -36,6 +36,8 @@ class Run(NamedTuple):
             return difference(old, value), value
         rows, _, of, _ = part
         here = int(torch.searchsorted(rows, len(old))) if of > len(old) else rows.numel()
+        if not here:  # every one is new
+            return Region.rows((of, *old.shape[1:]), rows), value
         before, after = take_rows(old, rows[:here]), value[:here]
         if exact:
             differs = changed_rows(before, after)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ from mmsb_torch.errors import RecipeError
 from mmsb_torch.graph.failures import Restart, Written
 from mmsb_torch.graph.node import Node
 from mmsb_torch.graph.recipes import Recipe
-from mmsb_torch.instrumentation.context import is_plain, plain_torch
+from mmsb_torch.instrumentation.context import GradKept, is_plain, plain_torch
 from mmsb_torch.runtime.state import Entry, Router
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.engine import Engine
+
+T = TypeVar("T")
 
 _DEEPEST = 16
 """Recipes inside of recipes, before one begins at the bottom instead."""
@@ -43,13 +45,17 @@ class Reader(Protocol):
 class Frame:
     """One run of a recipe: who answers its reads, and which pages it was seen to read."""
 
-    __slots__ = ("_handed", "node", "peeked", "private", "reader", "reads", "restart")
+    __slots__ = ("_handed", "node", "peeked", "private", "reader", "reads", "restart", "unchecked")
 
-    def __init__(self, reader: Reader, node: Node, *, private: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, node: Node, *, private: bool = False, unchecked: bool = False
+    ) -> None:
         self.reader = reader
         self.node = node
         self.private = private
         """It gets copies of its own: whoever writes into those is this recipe."""
+        self.unchecked = unchecked
+        """Nobody looked at the recipe's code yet."""
         self.reads: dict[Entry, int] = {}
         """Pages read beside those of the declaration, and their epochs."""
         self.restart: Restart | None = None
@@ -110,8 +116,7 @@ class Runner:
             frame.hand(entry, value) for entry, value in zip(recipe.inputs, values, strict=True)
         ]
         try:
-            with self.inside(frame):
-                result = adopt(dense_result(recipe.run(given), frame.node.name))
+            result = self.inside(frame, lambda: self._result(recipe, given, frame))
         except (Exception, Restart) as error:
             written = frame.written()
             if written:
@@ -122,21 +127,24 @@ class Runner:
             raise Written(written)
         return result
 
-    @contextmanager
-    def inside(self, frame: Frame) -> Iterator[None]:
-        """While a recipe, or something that calls it, is at work: its reads go to `frame`."""
+    @staticmethod
+    def _result(recipe: Recipe, given: list[Tensor], frame: Frame) -> Tensor:
+        return adopt(dense_result(recipe.run(given), frame.node.name))
+
+    def inside(self, frame: Frame, work: Callable[[], T]) -> T:
+        """Let a recipe, or something that calls it, work: its reads go to `frame`.
+
+        No context manager: an interrupt before its exit would leave this thread inside for good.
+        """
         here, recipes = self._here, self._recipes
-        before, here.frame = here.frame, frame
-        peeked, recipes.peeked = recipes.peeked, False
-        recipes.depth += 1
+        before, depth, peeked = here.frame, recipes.depth, recipes.peeked
         try:
-            with nullcontext() if is_plain() else self.plain():
-                yield
+            here.frame, recipes.depth, recipes.peeked = frame, depth + 1, False
+            with GradKept(), nullcontext() if is_plain() else self.plain():
+                return work()
         finally:
             frame.peeked = frame.peeked or recipes.peeked
-            recipes.depth -= 1
-            recipes.peeked = peeked
-            here.frame = before
+            here.frame, recipes.depth, recipes.peeked = before, depth, peeked
 
 
 def dense_result(result: object, name: str) -> Tensor:

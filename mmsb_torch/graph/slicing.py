@@ -49,6 +49,8 @@ class Slicing:
         fewer: numbers of rows below `least` that were tried, and whether the bits were the same.
         exact: rows computed apart have the bits of the whole; else they are equal up to rounding.
         masking: the recipe's graph, if it was captured, for edits that rows alone do not tell.
+        trusted: the last run was in part, and its code as it had been: the next is likely the
+            same, and looks at its code once only, afterwards.
         why_not: why the value is made in full.
     """
 
@@ -65,6 +67,7 @@ class Slicing:
         "follows",
         "least",
         "masking",
+        "trusted",
         "why_not",
     )
 
@@ -78,6 +81,7 @@ class Slicing:
         self.fewer: dict[int, bool] = {}
         self.exact = True
         self.masking: Masking | None = None
+        self.trusted = False
         self.why_not: str | None = None
         self._promise = 0.0
         """Seconds that edits seen so far would have saved."""
@@ -115,7 +119,7 @@ class Slicing:
         if self.masking is None:
             return None
         self.began = time.perf_counter()
-        found = self.masking.step(pull, self._recipe, now, whole)
+        found = self.masking.step(pull, self._recipe, self._node.seen, now, whole)
         if found is None:
             self.masking.expect(*edits.share)
             return None
@@ -123,7 +127,7 @@ class Slicing:
 
     def published(self, made: Made, at: float) -> None:
         """A value was published at time `at`: note what making it took, to the end."""
-        part = made.part
+        part, self.trusted = made.part, made.engine != "full"
         if made.engine == "mask" and self.masking is not None:
             self.masking.stepped(at - self.began)
         elif part is not None and not part.trial:
@@ -243,8 +247,9 @@ class Slicing:
         values = [pull.value(entry) for entry in recipe.inputs]
         count = len(whole) if edits.rows is None else edits.of
         like = torch.empty((count, *whole.shape[1:]), dtype=whole.dtype, device="meta")
-        with pull.engine.runner.inside(frame):
-            plan = plans.of(recipe, values, like, sorted(edits.inputs), self._promise)
+        plan = pull.engine.runner.inside(
+            frame, lambda: plans.of(recipe, values, like, sorted(edits.inputs), self._promise)
+        )
         if plan is None:
             return
         if isinstance(plan, str) or frame.reads or frame.peeked:
@@ -303,6 +308,17 @@ class Slicing:
         if frame.reads or frame.peeked:
             raise _NoRowsError("it reads pages that it was not declared with")
         return result
+
+    def check(self, recipe: Recipe, frame: Frame) -> None:
+        """Look at the code now, if nobody did since the run began.
+
+        Raises:
+            Restart: it is another.
+        """
+        if frame.unchecked:
+            self.trusted = frame.unchecked = False
+            if recipe.changed() is not None:
+                raise Restart
 
     def never(self, why: str) -> None:
         """Make the value in full from now on, as long as its code is the same."""

@@ -6,7 +6,7 @@ The only module that names torch's private calls for these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -138,9 +138,12 @@ def from_plain(stored: Mapping[str, Any]) -> Settings:
 
 def is_plain() -> bool:
     """Whether `plain_torch` for the CPU would change nothing."""
+    return not torch.is_grad_enabled() and _only_grad()
+
+
+def _only_grad() -> bool:
     return not (
-        torch.is_grad_enabled()
-        or torch.is_inference_mode_enabled()
+        torch.is_inference_mode_enabled()
         or torch.is_autocast_enabled("cpu")
         or torch.is_autocast_enabled("cuda")
         or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
@@ -148,13 +151,44 @@ def is_plain() -> bool:
     )
 
 
-@contextmanager
-def plain_torch(device: torch.device) -> Iterator[None]:
+class GradKept:
+    """Leaves autograd switched on or off as it was, also after an interrupt.
+
+    Ctrl-C may come just before the `__exit__` of a context manager does anything; autograd would stay
+    off, with nobody around it to notice. So this goes around whatever switches it off.
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+
+    def __exit__(self, *_: object) -> None:
+        if torch.is_grad_enabled() is not self._before:
+            torch._C._set_grad_enabled(self._before)  # noqa: SLF001
+
+
+class _NoGrad(GradKept):
+    """`torch.no_grad`, without what it does to be a decorator, too."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        torch._C._set_grad_enabled(False)  # noqa: SLF001
+
+
+def plain_torch(device: torch.device) -> AbstractContextManager[None]:
     """What recipes run under, whatever their reader is doing.
 
     No grad, inference mode, autocast, function modes or dispatch modes of the reader's; tensors are
-    made on `device` unless told otherwise.
+    made on `device` unless told otherwise. Enter a `GradKept` first.
     """
+    return _NoGrad() if device.type == "cpu" and _only_grad() else _plain_torch(device)
+
+
+@contextmanager
+def _plain_torch(device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(mode=False))
@@ -165,7 +199,7 @@ def plain_torch(device: torch.device) -> Iterator[None]:
             stack.enter_context(_no_function_modes())
         if device.type != "cpu":
             stack.enter_context(device)
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(_NoGrad())
         yield
 
 

@@ -13,7 +13,7 @@ from mmsb_torch.graph.lifting import Lift, Source
 from mmsb_torch.graph.recording import Recording
 from mmsb_torch.instrumentation.capture.mode import unseen
 from mmsb_torch.instrumentation.capture.values import Value
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 from mmsb_torch.memory import deriving
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _verify(
     device = memory._device  # noqa: SLF001 - one facade
     for name, tensor in outputs.items():
         whole = plan.whole(name)
-        with plain_torch(device or tensor.device):
+        with GradKept(), plain_torch(device or tensor.device):
             again = whole.replay(*(by_name[page] for page in whole.inputs))
         if not same_bits(again, tensor.detach()):
             raise RecordingError(

@@ -134,6 +134,7 @@ def go_on(memory, path):
             assert same_values({n: t for n, t in values(again).items() if n in ROOTS}, roots)
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("work", [together, behind, alone, new, read])
 def test_a_signal_at_any_time(path, gate, work):
     """The same with true signals, in all of Python: any library's lines, and none excepted."""
@@ -150,6 +151,7 @@ def test_a_signal_at_any_time(path, gate, work):
             except KeyboardInterrupt:
                 whole.append(look(memory, before, after))
             go_on(memory, None)
+            assert torch.is_grad_enabled()  # reading turns it off, and on again
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)

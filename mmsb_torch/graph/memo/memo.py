@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -220,17 +221,32 @@ class MemoFunction:
             memo.counts["refused"] += 1
             return self.function(*args, **kwargs)
         found = memo.find(key)
-        if found is None:
-            lease = memo.objects.alone if memo.objects is not None else None
-            with memo.flights.alone(key.digest) as alone, contextlib.ExitStack() as stack:
-                if alone and lease is not None:
-                    stack.enter_context(lease(key.digest))
-                found = memo.find(key) if alone else None
-                if found is None:
-                    return self._run(key, args, kwargs)
+        return self._once(key, args, kwargs) if found is None else self._hit(found, args, kwargs)
+
+    def _once(self, key: Key, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run the function, or wait for the thread or the process that does."""
+        memo, digest, air = self.memo, key.digest, threading.Lock()
+        with air:
+            alone = memo.flights.take_off(digest, air)
+            lease = memo.objects.lease(digest) if alone and memo.objects is not None else None
+            with lease or contextlib.nullcontext():
+                try:
+                    found = memo.find(key) if alone else None
+                    if found is None:
+                        return self._run(key, args, kwargs)
+                finally:
+                    memo.flights.land(digest, air)
+                    if lease is not None and memo.objects is not None:
+                        memo.objects.end_lease(digest)
+        return self._hit(found, args, kwargs)
+
+    def _hit(
+        self, found: tuple[Key, Item], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """What was found, as a run would give it."""
+        memo, (key, item) = self.memo, found
         memo.counts["hits"] += 1
         self._calls.note(key, memo.worlds.number, self._definition.digest)
-        key, item = found
         item.hits += 1
         if self._share and memo.audit.due(self._share):
             return self._verified(key, item, args, kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ from .parts import Box, Part
 from .program import KEPT, Program, share
 from .programs import Programs
 from .whole import causal_masks, run_all, run_fixed
+
+
+class Ahead(NamedTuple):
+    """A step that was looked at and not yet taken."""
+
+    program: Program
+    env: list[Any]
+    rows: int
+    fixed: dict[int, Tensor]
+
+    @property
+    def share(self) -> float:
+        """Which part of the work of a full run it would do, 0 to 1, as the plan sees it."""
+        return share(self.program, self.env, self.rows)
 
 
 class Kept:
@@ -64,35 +78,38 @@ class Kept:
         """Bytes of the anchors, with the room they have to grow."""
         return sum(held.nbytes for held in self._room.values())
 
-    def estimate(self, values: Sequence[Tensor], changed: Sequence[Box | None]) -> float:
-        """Which part of the work of a full run a step would do, 0 to 1, as the plan sees it.
-
-        Raises:
-            PlanError: as `step`.
-        """
-        program, env, _ = self._program(values, changed, *self._other(values))
-        return share(program, env, self._programs.rows(values))
-
-    def step(
-        self, values: Sequence[Tensor], changed: Sequence[Box | None]
-    ) -> tuple[Tensor, Box] | None:
-        """Compute what an edit changed.
+    def prepare(self, values: Sequence[Tensor], changed: Sequence[Box | None]) -> Ahead:
+        """Look at what an edit changed; nothing is computed.
 
         Args:
             values: the inputs as they are now; those of the plan's rows may have grown.
             changed: for each input the box in which it differs from the last time, None if it does
                 not; what was appended counts by itself.
 
-        Returns:
-            The part of the result that may differ, and the box where it belongs; None if nothing
-            does. The part may be a view of an input.
-
         Raises:
             PlanError: it does not fit the plan, or a step before failed midway. Start again.
         """
+        if self._broken:
+            raise PlanError("a step before failed midway: start again")
+        self._programs.check(values)
+        other, fixed = self._other(values)
+        return self._ahead(values, changed, other, fixed)
+
+    def step(
+        self, values: Sequence[Tensor], changed: Sequence[Box | None]
+    ) -> tuple[Tensor, Box] | None:
+        """Compute what an edit changed: `take` of what `prepare` finds."""
+        return self.take(values, self.prepare(values, changed))
+
+    def take(self, values: Sequence[Tensor], ahead: Ahead) -> tuple[Tensor, Box] | None:
+        """Compute what an edit changed, just after `prepare` looked at it.
+
+        Returns:
+            The part of the result that may differ, and the box where it belongs; None if nothing
+            does. The part may be a view of an input.
+        """
+        program, env, rows, fixed = ahead
         with _plain(values):
-            other, fixed = self._other(values)
-            program, env, rows = self._program(values, changed, other, fixed)
             self._broken = True  # until the last anchor is written
             if rows != self._rows:
                 self._grow(rows)
@@ -132,18 +149,15 @@ class Kept:
         parts.put(held, sorted(cuts, key=lambda cut: not isinstance(cut[1], range)), value)
         return held
 
-    def _program(
+    def _ahead(
         self,
         values: Sequence[Tensor],
         changed: Sequence[Box | None],
         other: frozenset[int],
         fixed: dict[int, Tensor],
-    ) -> tuple[Program, list[Any], int]:
-        if self._broken:
-            raise PlanError("a step before failed midway: start again")
+    ) -> Ahead:
         programs = self._programs
         rows = programs.rows(values)
-        programs.check(values)
         for at, (before, value) in enumerate(zip(self._shapes, values, strict=True)):
             fits = before == value.shape
             if at in programs.graph.dynamic:
@@ -161,16 +175,15 @@ class Kept:
             causal = causal & causal_masks(self._skeleton, fixed) - other
         key = (tuple(kinds), rows != self._rows, other, causal)
         program, env = programs.program(key, [rows, self._rows, *given])
-        return program, env, rows
+        return Ahead(program, env, rows, fixed)
 
     def _other(self, values: Sequence[Tensor]) -> tuple[frozenset[int], dict[int, Tensor]]:
         """Fixed values that are other ones at this size, beyond what is new; and all of them."""
         rows = self._programs.rows(values)
         if rows == self._rows:
             return frozenset(), self._fixed
-        if self._broken:
-            raise PlanError("a step before failed midway: start again")
-        fixed = run_fixed(self._skeleton, rows)
+        with _plain(values):
+            fixed = run_fixed(self._skeleton, rows)
         graph, found = self._skeleton.graph, set()
         for at, value in fixed.items():
             before = self._fixed[at]

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from mmsb_torch.errors import MMSBError, PlanError
 from mmsb_torch.instrumentation.capture.export import quiet, same_random_numbers
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 
 from .calls import Call, Graph, Ref, Size, schema_of
 from .families.factory import without_models
@@ -52,7 +52,7 @@ def trace(function: Callable[..., Any], values: Sequence[Tensor], dynamic: Seque
     device = leaves[0].device if leaves else torch.device("cpu")
     flat = _Function(function)
     try:
-        with plain_torch(device), same_random_numbers(), quiet():
+        with GradKept(), plain_torch(device), same_random_numbers(), quiet():
             program = _export(flat, leaves, dynamic)
             if any(_writes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})

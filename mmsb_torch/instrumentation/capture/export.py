@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmsb_torch.device import same_bits
 from mmsb_torch.errors import CaptureError, MMSBError, UnsupportedError
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 
 from .fx_tape import record
 from .ir import IR
@@ -108,7 +108,7 @@ def capture(
     device = leaves[0].device if leaves else torch.device("cpu")
     for way in ways:
         try:
-            with plain_torch(device), same_random_numbers():
+            with GradKept(), plain_torch(device), same_random_numbers():
                 source = _WAYS[way](flat, leaves, About(tree, [], default), dynamic or {})
                 ir = IR.of(source)
                 _check_pure(ir, leaves)

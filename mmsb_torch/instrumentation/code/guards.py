@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from mmsb_torch.instrumentation.identity import LEDGER, Evidence
+from mmsb_torch.instrumentation.identity import LEDGER, Evidence, Panel
 
 from .identity import MISSING
 
@@ -49,6 +49,7 @@ class Guards:
         "_iterables",
         "_names",
         "_objects",
+        "_panel",
         "_plain",
         "_seen",
         "_types",
@@ -65,6 +66,7 @@ class Guards:
         self._types: list[type] = []
         self.contents: list[Content] = []
         self._evidence: list[Evidence | None] = []
+        self._panel: Panel | None = None
         self._seen: set[tuple[int, str]] = set()
         self._plain = True
 
@@ -156,14 +158,19 @@ class Guards:
 
     def written(self) -> object | None:
         """The label of the first content that reads differently now, else None."""
-        label = None
+        label, panel = None, self._panel
         try:
-            for place in LEDGER.doubtful(self._evidence):
+            if panel is None:  # threads may do so at once: what they find is the same
+                panel = self._panel = Panel(self._evidence)
+            stands = LEDGER.stands(panel)
+            for place in panel.others if stands else LEDGER.doubtful(self._evidence):
                 label, read, expected, tensor = self.contents[place]
                 if read() != expected:
                     return label
-                if tensor is not None:  # threads may do so at once: what they find is the same
-                    self._evidence[place] = LEDGER.evidence(tensor)
+                if tensor is not None:
+                    found = LEDGER.evidence(tensor)
+                    if found is not None or not stands:
+                        self._evidence[place], self._panel = found, None
         except Exception:  # noqa: BLE001 - storage that was freed reads as changed
             return label
         return None

@@ -7,6 +7,7 @@
 """
 
 from .barrier import capability
-from .ledger import LEDGER, Evidence, Ledger
+from .evidence import Evidence, Panel
+from .ledger import LEDGER, Ledger
 
-__all__ = ["LEDGER", "Evidence", "Ledger", "capability"]
+__all__ = ["LEDGER", "Evidence", "Ledger", "Panel", "capability"]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 
 from .newcomers import Newcomers
 
@@ -64,7 +64,7 @@ def capability() -> str | None:
     """None if the barrier works with this torch; else what it does not do, found by trying."""
     if _lazy_clone is None or _flag is None:
         return "this torch has no lazy clones"
-    with plain_torch(torch.device("cpu")):
+    with GradKept(), plain_torch(torch.device("cpu")):
         return _first_failure()
 
 

@@ -9,16 +9,17 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
 from mmsb_torch.device import held_elsewhere
-from mmsb_torch.instrumentation.context import plain_torch
+from mmsb_torch.instrumentation.context import GradKept, plain_torch
 
 from . import barrier
+from .evidence import Evidence, Panel
 
 LEAST_BYTES = 1 << 8
 """Smaller tensors are read each time: that takes about as long as asking whether they changed."""
@@ -63,15 +64,6 @@ class Record:
 
 _free: Callable[[int], None] = torch.UntypedStorage._free_weak_ref  # noqa: SLF001
 _expired: Callable[[int], Any] = torch.UntypedStorage._expired  # noqa: SLF001
-
-
-class Evidence(NamedTuple):
-    """That a tensor is as it was when this was taken; see `Ledger.doubtful`."""
-
-    tensor: Tensor
-    record: Record
-    view: View
-    requires_grad: bool
 
 
 class Ledger:
@@ -153,7 +145,7 @@ class Ledger:
         return checked, false
 
     def _is_false(self, key: int, record: Record, storage: torch.UntypedStorage) -> bool:
-        with plain_torch(torch.device("cpu")):
+        with GradKept(), plain_torch(torch.device("cpu")):
             for look, digest in list(record.digests.items()):
                 dtype, shape, stride, offset = look[:4]
                 view = torch.empty(0, dtype=dtype, device="cpu")
@@ -274,6 +266,10 @@ class Ledger:
                     continue
             doubtful.append(place)
         return doubtful
+
+    def stands(self, panel: Panel) -> bool:
+        """Whether nothing that a panel speaks of is doubtful."""
+        return barrier.is_alone() and panel.holds(self._records)
 
     def _record(self, tensor: Tensor, *, watch: bool) -> Record | None:
         """What is known of a tensor's memory and still holds."""

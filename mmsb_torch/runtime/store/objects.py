@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import re
 import time
@@ -99,34 +100,33 @@ class Objects:
             raise
         self._make_room(record.nbytes)
 
-    @contextlib.contextmanager
-    def alone(self, key: str) -> Iterator[None]:
-        """Hold off other processes that would compute the same; one that is killed lets go."""
+    def lease(self, key: str) -> io.FileIO | None:
+        """Hold off other processes that would compute the same, until the file is closed.
+
+        One that is killed lets go. None: nothing can be stored.
+        """
         if not self.writable:
-            yield
-            return
+            return None
         folder = self._place(key)
         self._make(folder)
         path = folder / f".{key}.lease"
-        fd = self._lease(path)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self._files.unlink(path)
-            os.close(fd)
-
-    def _lease(self, path: Path) -> int:
         while True:
             with explained("open", path):
                 fd = self._files.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            file = io.FileIO(fd, "r+")
             fcntl.flock(fd, fcntl.LOCK_EX)  # waits for who computes it now
             try:
                 if os.fstat(fd).st_ino == os.stat(path).st_ino:  # noqa: PTH116
-                    return fd
+                    return file
             except FileNotFoundError:
                 pass  # who held it has removed it: begin again
-            os.close(fd)
+            file.close()
+
+    def end_lease(self, key: str) -> None:
+        """Remove the file of a lease, before it is closed."""
+        if self.writable:
+            with contextlib.suppress(OSError):
+                self._files.unlink(self._place(key) / f".{key}.lease")
 
     def remove(self, key: str) -> None:
         """Remove every result of a key."""

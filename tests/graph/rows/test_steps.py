@@ -67,11 +67,11 @@ def test_nothing_changed(decoder):
 def test_estimates_follow_the_share(decoder):
     decoder.again()
     values = decoder.values
-    shares = [decoder.kept.estimate(values, [(range(at, 20),)]) for at in (0, 5, 10, 19)]
+    shares = [decoder.kept.prepare(values, [(range(at, 20),)]).share for at in (0, 5, 10, 19)]
     assert shares[0] == pytest.approx(1, abs=0.05)
     assert shares == sorted(shares, reverse=True)
     assert shares[2] == pytest.approx(0.5, abs=0.1)
-    assert decoder.kept.estimate(values, [None]) == 0
+    assert decoder.kept.prepare(values, [None]).share == 0
 
 
 @settings(max_examples=EDITS, database=None)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmsb_torch as mmsb
+from mmsb_torch.graph.pull import Pull
 
 WIDTH, WORDS = 32, 50
 
@@ -64,6 +65,26 @@ class TestDecoder:
         close(out, model, ids)
         assert mem.why("out").computed_rows == 65 - 40
         assert "by mask" in str(mem.why("out"))
+
+    @pytest.mark.parametrize("again", [False, True], ids=["read again", "edited again"])
+    def test_an_interrupt_between_a_step_and_its_publication(self, mem, monkeypatch, again):
+        """What is kept is then ahead of the value."""
+        model = Decoder().eval()
+        ids = mem.page("ids", torch.randint(0, WORDS, (60,)))
+        out = mem.derive(model, ids, name="out")
+        warmed(mem, ids, out)
+        mem.update(ids, (ids.read(rows=[30]) + 1) % WORDS, rows=[30])
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Pull, "_publish", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                out.tensor  # noqa: B018
+        if again:
+            mem.update(ids, (ids.read(rows=[50]) + 1) % WORDS, rows=[50])
+        close(out, model, ids)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_any_edits(self, mem, seed):
@@ -197,14 +218,14 @@ class TestBounds:
     def test_a_rule_that_lies_is_found_by_the_first_step(self, mem, monkeypatch):
         from mmsb_torch.graph.rows import Kept
 
-        real, lies = Kept.step, []
+        real, lies = Kept.take, []
 
-        def lying(self, values, changed):
-            found = real(self, values, changed)
+        def lying(self, values, ahead):
+            found = real(self, values, ahead)
             lies.append(found)
             return None if found is None else (found[0] + 1, found[1])
 
-        monkeypatch.setattr(Kept, "step", lying)
+        monkeypatch.setattr(Kept, "take", lying)
         model = Decoder().eval()
         ids = mem.page("ids", torch.randint(0, WORDS, (60,)))
         out = mem.derive(model, ids, name="out")

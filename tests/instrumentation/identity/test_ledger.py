@@ -7,7 +7,7 @@ import torch
 import xxhash
 
 import mmsb_torch as mmsb
-from mmsb_torch.instrumentation.identity import barrier
+from mmsb_torch.instrumentation.identity import Panel, barrier
 from mmsb_torch.instrumentation.identity.ledger import LEAST_BYTES, Ledger
 
 SIZE = LEAST_BYTES // 4 * 3
@@ -141,11 +141,15 @@ def test_evidence_falls_with_every_change(ledger, change):
     tensor, other = torch.randn(SIZE), torch.randn(SIZE)
     watched(ledger, tensor), watched(ledger, other)
     evidence = [ledger.evidence(other), ledger.evidence(tensor), None]
-    assert ledger.doubtful(evidence) == [2]
+    panel = Panel(evidence)
+    assert ledger.doubtful(evidence) == panel.others == [2]
+    assert ledger.stands(panel)
     CHANGES[change](tensor)
     assert ledger.doubtful(evidence) == [1, 2]
+    assert not ledger.stands(panel)
     watched(ledger, tensor)  # watched again: what was found then is no evidence of now
     assert 1 in ledger.doubtful(evidence)
+    assert not ledger.stands(panel)
 
 
 def test_evidence_is_for_who_is_alone(ledger):
@@ -153,13 +157,17 @@ def test_evidence_is_for_who_is_alone(ledger):
     assert ledger.evidence(tensor) is None  # nobody read it yet
     watched(ledger, tensor)
     evidence = [ledger.evidence(tensor)]
+    panel = Panel(evidence)
+    assert ledger.stands(panel)
     stop = threading.Event()
     beside = threading.Thread(target=stop.wait)
     beside.start()
     assert ledger.doubtful(evidence) == [0]
+    assert not ledger.stands(panel)
     assert ledger.evidence(tensor) is None
     stop.set()
     beside.join()
+    assert not ledger.stands(panel)
     assert ledger.doubtful(evidence) == [0]  # the flags were cleared when the thread began
     watched(ledger, tensor)
     assert ledger.doubtful([ledger.evidence(tensor)]) == []
