@@ -8,9 +8,11 @@ that an operation of this cell made is no cause, one from outside is.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from mmsb_torch.graph.scope import Seen
 from mmsb_torch.graph.scope.admission import LEAST_SECONDS
 from mmsb_torch.graph.scope.opkeys import OpKey, storage_key, tensors_in
-from mmsb_torch.instrumentation.capture.frames import Codes, Site, Walk
+from mmsb_torch.instrumentation.capture.frames import USER, Codes, Site, Walk
 from mmsb_torch.instrumentation.capture.schema import op_class
 from mmsb_torch.notebook.definitions import became
 
@@ -70,7 +72,7 @@ class Witness:
         """Why something ran, and where: function and line."""
         self.failed: Exception | None = None
         self._namespace = namespace
-        self._walk = Walk(Codes())
+        self._walk = _Walk(Codes())
         self._turns: Counter[tuple[str, str, str]] = Counter()
         self._made: dict[int, str] = {}
         """Memory of results of this cell: what else than its arguments decides them, or nothing."""
@@ -98,8 +100,10 @@ class Witness:
         return whole
 
     def _saw(self, seen: Seen) -> None:
-        site = self._walk.site()
         self.trace.calls += 1
+        if seen.key is None and op_class(seen.func).view:
+            return  # it computes nothing, and its memory is known
+        site = self._walk.site()
         label = _label(site)
         group = self.groups.get(label)
         if group is None:
@@ -169,6 +173,26 @@ class Witness:
                 if storage_key(other) == key:
                     return name
         return f"a tensor {list(tensor.shape)}"
+
+
+class _Walk(Walk):
+    """Walks up to the cell: what is above it is the notebook's."""
+
+    def site(self) -> Site:
+        """See `Locator`."""
+        frame: FrameType | None = sys._getframe(4)  # noqa: SLF001 - as `Walk`
+        frames = []
+        while frame is not None:
+            code = frame.f_code
+            kind = self._codes.kinds.get(id(code))
+            if kind is None:
+                kind = self._codes.kind(code)
+            if kind:
+                frames.append((kind, frame))
+                if code.co_name == "<module>" and kind == USER:
+                    break
+            frame = frame.f_back
+        return self._codes.locate(frames)
 
 
 def _named_tensors(namespace: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
