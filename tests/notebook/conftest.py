@@ -7,6 +7,7 @@ import pytest
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch):
+    from IPython.core import async_helpers
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -22,6 +23,10 @@ def shell(tmp_path, monkeypatch):
     shell.run_cell("%unload_ext mmsb_torch")
     shell.reset()
     shell.atexit_operations = lambda: None
+    loop = async_helpers._asyncio_event_loop  # IPython keeps one for `await`
+    if loop is not None:
+        loop.close()
+        async_helpers._asyncio_event_loop = None
     gc.collect()
 
 
