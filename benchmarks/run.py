@@ -20,6 +20,7 @@ import bench_peers
 import bench_record
 import bench_rows
 import bench_rows_graph
+import bench_sentences
 import bench_update
 import torch
 from rich.console import Console
@@ -31,6 +32,7 @@ TABLES = {
     "bits": bench_merge.bits,
     "graph": bench_graph.table,
     "rows": bench_rows.table,
+    "sentences": bench_sentences.table,
     "record": bench_record.table,
     "memo": bench_memo.table,
     "notebook": bench_notebook.table,
