@@ -16,6 +16,7 @@ import bench_import
 import bench_log
 import bench_memo
 import bench_merge
+import bench_notebook
 import bench_peers
 import bench_pipeline
 import bench_record
@@ -39,6 +40,8 @@ TABLES = {
     "record": bench_record.table,
     "memo": bench_memo.table,
     "pipeline": bench_pipeline.table,
+    "notebook": bench_notebook.table,
+    "cells": bench_notebook.history,
     "answers": bench_peers.answers,
     "hits": bench_peers.hits,
     "rows_graph": bench_rows_graph.table,

@@ -2,6 +2,7 @@
 
     errors           the error family
     device           merges, bit comparison, packing: tensors in, tensors out
+    pictures         HTML and SVG of plain data
     types            Region, Delta, Transaction: immutable values and their algebra
     runtime          store (log, checkpoints) and state (pages, journal, the router: the one door)
     instrumentation  what code a result depends on
@@ -9,6 +10,7 @@
     memory           Memory, Page: what you hold
     training         a training loop whose state is pages
     integrations     other libraries: matplotlib, Prometheus
+    notebook         `%load_ext mmsb_torch`: incremental cells
     testing, demo    strategies and models to test against; the main job on real text
 
 Imports go up this list, one way. `mmsb.open()` is where to start.
@@ -218,6 +220,16 @@ _LAZY = {
     **dict.fromkeys(("print_stats",), "integrations.console"),
 }
 """Where what loads when it is used comes from; of the rest it is `memory.exchange`."""
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext mmsb_torch` in a notebook: see docs/notebook.md."""
+    import_module("mmsb_torch.notebook").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext mmsb_torch`."""
+    import_module("mmsb_torch.notebook").unload_ipython_extension(shell)
 
 
 def __getattr__(name: str) -> Any:

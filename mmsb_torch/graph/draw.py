@@ -17,7 +17,8 @@ from mmsb_torch.errors import (
     UnsupportedError,
 )
 from mmsb_torch.graph.layout import reachable, topological
-from mmsb_torch.graph.picture import Node, percentage, share, shown, svg
+from mmsb_torch.graph.picture import Node, share, svg
+from mmsb_torch.pictures.words import percentage, shown
 
 __all__ = ["Graph", "Node"]
 

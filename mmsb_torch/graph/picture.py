@@ -22,7 +22,8 @@ from mmsb_torch.graph.layout import (
     layout,
     shelves,
 )
-from mmsb_torch.graph.palette import SIGNS, STYLE
+from mmsb_torch.pictures.palette import SIGNS, STYLE
+from mmsb_torch.pictures.words import percentage, shown
 
 _MARGIN = 20.0
 _PAD = 12.0  # between a box and its text
@@ -67,27 +68,6 @@ class Node:
 def share(node: Node) -> float:
     """The heat of a page within 0 to 1; 0 for what is no share."""
     return min(node.heat, 1.0) if node.heat > 0 else 0.0  # False for NaN too
-
-
-def shown(text: str) -> str:
-    """Text as one line of printable characters: what controls or is no character is spelled out."""
-    return "".join(map(_shown, text))
-
-
-def _shown(character: str) -> str:
-    # Cn has the noncharacters that XML forbids; the bidirectional controls reorder what follows.
-    if unicodedata.category(character) in ("Cc", "Cs", "Cn", "Zl", "Zp"):
-        return character.encode("unicode_escape").decode()
-    return (
-        f"\\u{ord(character):04x}"
-        if character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-        else character
-    )
-
-
-def percentage(share: float) -> str:
-    """A share that is not zero, in whole percent; a small one does not look like none."""
-    return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
 def svg(

@@ -281,6 +281,11 @@ class Recording:
             names[value.number] = name if used[name] == 1 else f"{name} ({used[name]})"
         return names
 
+    def _repr_html_(self) -> str:
+        from mmsb_torch.graph.recorded import recording_html  # noqa: PLC0415 - drawing loads when asked
+
+        return recording_html(self)
+
     def __str__(self) -> str:
         return f"{self!r}\n{self.by_module()}"
 

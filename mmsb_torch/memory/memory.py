@@ -280,13 +280,9 @@ class Memory(Keeper):
             ClosedError; UnsupportedError: `verify` is no share.
             RecordingError: another one is active in this thread (on entering).
         """
-        from mmsb_torch.graph.scope import Incremental, Operations  # noqa: PLC0415 - as above
+        from mmsb_torch.memory.scoping import incremental  # noqa: PLC0415 - as above
 
-        self._router.check_open()
-        if self._operations is None:
-            self._operations = Operations(self._budget)
-        audit = self._engine.audit
-        return Incremental(self._operations, self._router.check_open, verify, audit)
+        return incremental(self, verify=verify)
 
     def record(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Record what torch executes in a block: `with mem.record() as rec:`, then `rec.calls`.
@@ -364,6 +360,11 @@ class Memory(Keeper):
             with unseen():
                 return self._engine.read(entry)
         return self._engine.read(entry)
+
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import memory_html  # noqa: PLC0415 - drawing loads when asked
+
+        return memory_html(self)
 
     def __repr__(self) -> str:
         where = repr(str(self._store.path)) if self._store is not None else "in memory"

@@ -88,6 +88,11 @@ class Moment(Mapping[str, Tensor]):
             there[page] = all(there[above.info.id] for above in behind)
         return there[entry.info.id]
 
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import moment_html  # noqa: PLC0415 - drawing loads when asked
+
+        return moment_html(self)
+
     def __repr__(self) -> str:
         label = f" {self.label!r}" if self.label else ""
         return f"<Moment: transaction {self.tx}{label}, {len(self)} pages>"
@@ -137,6 +142,11 @@ class Diff(Mapping[str, PageDiff]):
 
     def __len__(self) -> int:
         return len(self._pages)
+
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import diff_html  # noqa: PLC0415 - drawing loads when asked
+
+        return diff_html(self)
 
     def __repr__(self) -> str:
         lines = [f"<Diff of transactions {self.a} and {self.b}: {len(self)} pages>"]

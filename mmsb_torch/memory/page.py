@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +43,23 @@ class Change(NamedTuple):
         return (
             f"<Change tx {self.tx}{label} epoch {self.epoch}: {self.region}{rows}, {self.source}>"
         )
+
+
+class PageHistory(list[Change]):
+    """The changes of one page, oldest first.
+
+    Attributes:
+        page: its name.
+    """
+
+    def __init__(self, page: str, changes: Iterable[Change]) -> None:
+        super().__init__(changes)
+        self.page = page
+
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import history_html  # noqa: PLC0415 - drawing loads when asked
+
+        return history_html(self)
 
 
 class Page:
@@ -177,7 +194,7 @@ class Page:
         """Size of the value in bytes."""
         return self._spec.nbytes
 
-    def history(self) -> list[Change]:
+    def history(self) -> PageHistory:
         """The deltas of this page in the history at hand, oldest first.
 
         A derived page has none: its values follow from those of its inputs.
@@ -186,7 +203,7 @@ class Page:
         log, page = self._memory._router.log, self.id  # noqa: SLF001
         log.reach_back()
         records = [log[number] for number in log.of_page(page, log.last)]
-        return [_change(record, page) for record in reversed(records)]
+        return PageHistory(self.name, [_change(record, page) for record in reversed(records)])
 
     @property
     def _spec(self) -> Spec:
@@ -195,6 +212,11 @@ class Page:
         if self._memory._router.alert:  # noqa: SLF001
             self._memory._router.attend()  # noqa: SLF001
         return self._entry.info.spec
+
+    def _repr_html_(self) -> str:
+        from mmsb_torch.memory.pictures import page_html  # noqa: PLC0415 - drawing loads when asked
+
+        return page_html(self)
 
     def __repr__(self) -> str:
         entry = self._entry

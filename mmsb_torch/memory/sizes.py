@@ -6,7 +6,7 @@ import re
 
 from mmsb_torch.errors import UnsupportedError
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?)(i?)B?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?)B?")
 
 
 def parse_bytes(size: object) -> int:
@@ -23,4 +23,4 @@ def parse_bytes(size: object) -> int:
             f"{size!r}: expected a number of bytes, like 500000, '10GB' or '1.5 GiB'"
         )
     base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kMGT".index(match[2] or " "))
+    return int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper()))

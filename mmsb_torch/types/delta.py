@@ -80,6 +80,11 @@ class Delta(NamedTuple):
             return str(self.region)
         return f"{self.region}; {self.rows_before} to {self.region.shape[0]} rows"
 
+    def _repr_html_(self) -> str:
+        from mmsb_torch.types.picture import delta_html  # noqa: PLC0415 - drawing loads when asked
+
+        return delta_html(self)
+
     def __repr__(self) -> str:
         return (
             f"<Delta {self.id} of page {self.page_id} epoch {self.base_epoch} -> "

@@ -91,6 +91,13 @@ class Shelf:
         """Whether so many bytes more are within the budget."""
         return self.nbytes + nbytes <= self.budget
 
+    def resize(self, budget: int) -> None:
+        """Another budget; what is too much for it goes now."""
+        with self._guard:
+            self._budget = budget
+            if self.nbytes > budget:
+                self._make_room()
+
     def remove(self, key: str) -> None:
         """Forget a result."""
         with self._guard:

@@ -7,7 +7,7 @@
 - `incremental`: the scope
 """
 
-from .incremental import Incremental
+from .incremental import Incremental, Seen, Witness
 from .operations import Operations
 
-__all__ = ["Incremental", "Operations"]
+__all__ = ["Incremental", "Operations", "Seen", "Witness"]

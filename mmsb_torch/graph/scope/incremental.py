@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
@@ -33,12 +33,45 @@ from mmsb_torch.instrumentation.identity import LEDGER, barrier
 _LOCAL = threading.local()
 
 
+class Witness(Protocol):
+    """Is told of every operation of a scope; it must not raise, nor run operations of torch."""
+
+    def saw(self, seen: Seen) -> None:
+        """One operation is done. The frames of the user's code are those above the caller's."""
+        ...
+
+
+class Seen(NamedTuple):
+    """One operation of a scope. Arguments and result are the user's own: not to be held."""
+
+    func: Any
+    outcome: str
+    """"hit", "again" (executed, known, but too quick to keep or gone), "new" (executed: nothing of
+    these arguments was known) or "passed" (executed, for it cannot be told)."""
+    key: OpKey | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    seconds: float
+    """What it took here."""
+    saved: float
+    """What it took when it ran, if it was a hit."""
+
+
 class Incremental:
     """A block of plain code that, run again, executes only the operations whose inputs changed.
 
     `with mem.incremental() as scope:` Python runs as always; operations of torch whose arguments are
     those of before, bit for bit, give what they gave. What cannot be told is executed: writes, views,
     random numbers, `.item()`, operations of others than torch, compiled code. For one thread.
+
+    Args:
+        operations: what is known, and what is learnt.
+        check: raises if the memory is closed.
+        verify: share of hits (0 to 1) that are run again and compared.
+        audit: of the memory.
+        bound: as of `Scope`.
+        witness: is told of every operation.
 
     Attributes:
         counts: how many operations were "hit", "kept" (executed, and their results are known now),
@@ -52,12 +85,17 @@ class Incremental:
         check: Callable[[], None],
         verify: float = 0.0,
         audit: Audit | None = None,
+        *,
+        bound: bool = True,
+        witness: Witness | None = None,
     ) -> None:
         self._operations = operations
         self._check = check
         self._audit = Audit() if audit is None else audit
         self._verify = max(check_share("verify", verify), self._audit.share)
-        self._scope = Scope(self._handle)
+        self._scope = Scope(self._handle if witness is None else self._seen, bound=bound)
+        self._witness = witness
+        self._last: tuple[str, OpKey | None] = ("passed", None)
         self.counts: Counter[str] = Counter()
         self.saved_s = 0.0
 
@@ -92,6 +130,17 @@ class Incremental:
             _LOCAL.active = None
         self._scope.leave()
 
+    def _seen(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._witness is not None
+        self._last, saved = ("passed", None), self.saved_s
+        begun = time.perf_counter()
+        result = self._handle(func, types, args, kwargs)
+        seconds = time.perf_counter() - begun
+        outcome, key = self._last
+        saved = self.saved_s - saved
+        self._witness.saw(Seen(func, outcome, key, args, kwargs, result, seconds, saved))
+        return result
+
     def _handle(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         del types
         kind = op_class(func)
@@ -113,7 +162,9 @@ class Incremental:
             self.counts["passed"] += 1
             return func(*args, **kwargs)
         known = self._operations.get(key)
+        self._last = ("new" if known is None else "again", key)
         if known is not None and known.kept is not None:
+            self._last = ("hit", key)
             return self._hit(known, known.kept, func, args, kwargs, alone=alone)
         return self._run(key, known, func, args, kwargs, alone=alone)
 
@@ -132,6 +183,7 @@ class Incremental:
         seconds = time.perf_counter() - begun
         tensors = _fresh_tensors(result, args, kwargs)
         if tensors is None:
+            self._last = ("passed", None)
             self.counts["passed"] += 1
             return result
         alone = alone and barrier.is_alone()  # a thread may have begun while it ran

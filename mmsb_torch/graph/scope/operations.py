@@ -98,6 +98,12 @@ class Operations:
             self._make_room()
         return known.kept is not None
 
+    def resize(self, budget: int) -> None:
+        """Another budget; what is too much for it goes now."""
+        self._budget = budget
+        if self.nbytes > budget:
+            self._make_room()
+
     def remove(self, known: Known) -> None:
         """Forget a result."""
         kept, known.kept = known.kept, None

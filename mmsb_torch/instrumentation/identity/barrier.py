@@ -31,7 +31,11 @@ _get_ident, _main_thread = threading.get_ident, threading.main_thread
 _active_count = threading.active_count
 
 # Threads that never touch a user's tensors: ours, and those of Jupyter, pytest and the like.
-_HARMLESS = ("mmsb ", "IOPub", "Heartbeat", "Control", "IPythonHistorySavingThread", "ParentPoller")
+_HARMLESS = (
+    *("mmsb ", "IOPub", "Heartbeat", "Control", "Shell channel"),
+    *("IPythonHistorySavingThread", "ParentPoller"),
+)
+_HARMLESS_WORK = "(_watch_pipe_fd)"  # ipykernel's: what child processes print
 _HARMLESS_CLASSES = ("HistorySavingThread", "Heartbeat", "TMonitor", "ParentPollerUnix")
 
 
@@ -110,6 +114,7 @@ def _is_harmless(thread: threading.Thread) -> bool:
     return (
         thread is threading.main_thread()
         or thread.name.startswith(_HARMLESS)
+        or thread.name.endswith(_HARMLESS_WORK)
         or type(thread).__name__ in _HARMLESS_CLASSES
     )
 

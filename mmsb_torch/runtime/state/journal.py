@@ -48,8 +48,11 @@ class Journal:
         """What changed after `epoch` in a page that now has `shape`; everything if that is not known."""
         if epoch < self._floor:
             return Region.all(shape)
-        parts = [region for at, region in self._entries if at > epoch]
-        return _joined(parts, shape)
+        return _joined(self.parts(epoch), shape)
+
+    def parts(self, epoch: int) -> list[Region]:
+        """The regions that `since` joins, oldest first, as far as they are known."""
+        return [region for at, region in self._entries if at > epoch]
 
     def _coalesce(self) -> None:
         """Merge the oldest entries, but never across a checkpoint's epoch."""
