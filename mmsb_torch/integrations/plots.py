@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmsb_torch.errors import UnsupportedError
 from mmsb_torch.graph.memo.report import seconds, size
-from mmsb_torch.graph.palette import LIGHT
 from mmsb_torch.memory.statistics import recent
+from mmsb_torch.pictures.palette import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from mmsb_torch.memory.page import Page
 from mmsb_torch.memory.statistics import statistics
 from mmsb_torch.runtime.state import Batch, Entry, Router, stage, stage_append
 from mmsb_torch.runtime.store.log import Log
-from mmsb_torch.types import Delta, Event, EventType, Transaction
+from mmsb_torch.types import Delta, EventType, Transaction
 
 if TYPE_CHECKING:
     from mmsb_torch.graph.draw import Graph
