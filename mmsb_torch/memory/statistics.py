@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from collections import Counter
 from pathlib import Path
@@ -130,7 +131,10 @@ def _size(folders: list[Path]) -> int:
     """Bytes in all files below folders; what they share counts once, what vanishes nothing."""
     sizes: dict[tuple[int, int], int] = {}
     for folder in folders:
-        for item in folder.rglob("*"):
+        paths = [folder]
+        for place, _, names in os.walk(folder):  # a folder that vanishes is passed over
+            paths += [Path(place, name) for name in names]
+        for item in paths:
             with contextlib.suppress(OSError):
                 found = item.lstat()
                 if stat.S_ISREG(found.st_mode):

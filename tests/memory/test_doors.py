@@ -229,6 +229,8 @@ BUILTINS = {
     "InvalidPageError": ValueError,
     "InvalidRecipeError": TypeError,
     "InvalidSubscriptionError": ValueError,
+    "MismatchError": ValueError,
+    "TrackError": RuntimeError,
     "PageExistsError": ValueError,
     "PageMutatedError": RuntimeError,
     "PageNotFoundError": KeyError,

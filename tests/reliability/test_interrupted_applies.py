@@ -42,6 +42,7 @@ class Interrupt:
     def trace(self, frame, _event, _arg):
         file = frame.f_code.co_filename
         traced = file.startswith(self._folders) and not file.endswith("running.py")
+        traced = traced and frame.f_code.co_name != "__del__"  # garbage: nobody sees it there
         return self._line if traced else None
 
     def _line(self, frame, event, _arg):

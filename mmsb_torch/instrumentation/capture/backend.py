@@ -74,6 +74,10 @@ class CaptureBackend:
         self._lock = threading.Lock()
         self._regions: list[Region] = []
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CaptureBackend:
+        """Itself: libraries that copy the arguments of `torch.compile` shall not part it from its owner."""
+        return self
+
     def __call__(self, module: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """What dynamo calls with each region."""
         region = Region(module, example_inputs)

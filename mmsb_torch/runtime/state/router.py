@@ -179,9 +179,8 @@ class Router(Reading):
             placed = self._placed(deltas, new, epochs, bases)
             tx = self.tx + 1
             final = tuple([delta for _, delta in placed])
-            record = make_transaction(
-                (tx, time.time_ns(), tuple(created), final, label, step, metadata)
-            )
+            now = created[0].created_ns if created else time.time_ns()
+            record = make_transaction((tx, now, tuple(created), final, label, step, metadata))
             self._begin(record)
             try:
                 # may wait for the disk: no lock of readers is held
