@@ -69,11 +69,11 @@ def test_a_kernel_is_alone_with_its_tensors(run):
 
 
 def test_results_and_the_line_below(run):
-    outputs = run("%%mmsb\ny = torch.tanh(x @ x)\ny.shape")
+    outputs = run("%%mmsb\ny = torch.tanh(x.T @ x)\ny.shape")
     assert [output.output_type for output in outputs] == ["execute_result", "display_data"]
     assert "torch.Size([300, 300])" in text(outputs[:1])
     assert "ran 2 calls" in html(outputs)
-    again = run("%%mmsb\ny = torch.tanh(x @ x)\ny.shape")
+    again = run("%%mmsb\ny = torch.tanh(x.T @ x)\ny.shape")
     assert "nothing to run" in html(again)
     assert "reused 2 calls" in text(again)
 
