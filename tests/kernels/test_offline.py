@@ -11,7 +11,7 @@ import triton
 
 import mmsb_kernels
 from mmsb_kernels import offline, reference
-from mmsb_kernels.kernels import TILE
+from mmsb_kernels.tiles import TILE
 
 WIDTHS = (8, 16, 32, 64, 128)
 
