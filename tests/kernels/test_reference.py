@@ -142,8 +142,8 @@ def test_same_bits_looks_at_bits_not_numbers():
     assert reference.same_bits(nan, nan.clone())
     assert not reference.same_bits(nan, torch.tensor([float("nan")]))
     assert not reference.same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
-    with pytest.raises(TypeError, match='same_bits: b: expected torch.float32'):
+    with pytest.raises(TypeError, match=r"same_bits: b: expected torch\.float32"):
         reference.same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.int32))
-    with pytest.raises(ValueError, match='same_bits: b: expected shape'):
+    with pytest.raises(ValueError, match="same_bits: b: expected shape"):
         reference.same_bits(torch.zeros(2), torch.zeros(3))
     assert reference.same_bits(torch.tensor(1.0), torch.tensor(1.0))
