@@ -84,12 +84,12 @@ def test_the_losses_are_the_same_and_another_process_reads_the_rows(tmp_path):
     plain, _, _ = run(ids, labels, backbone)
     ours, stats = elsewhere(tmp_path / "run.mmsb")
     assert ours == plain
-    assert stats["hits"] == 2 * stats["calls"] / 3
+    assert stats["hits"] == 2 * stats["calls"] / 3 - 1  # a call shows whether reading is enough
     assert stats["rows_computed"] == len(set(map(tuple, ids.tolist())))
     again, stats = elsewhere(tmp_path / "run.mmsb")
     assert again == plain
     assert stats["rows_computed"] == 0
-    assert stats["hits"] == stats["calls"]
+    assert stats["hits"] == stats["calls"] - 1
 
 
 @pytest.mark.minilm
