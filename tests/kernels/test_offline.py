@@ -90,7 +90,9 @@ def test_bits_of_a_tile_that_is_all_true_are_stored_in_vectors(ptx):
 def test_nothing_but_the_mask_is_read_before_a_branch_on_how_much_of_it_is_true(ptx, width):
     lines = ptx[f"delta_merge/b{width}"].splitlines()
     joined = max(at for at, line in enumerate(lines) if "shfl.sync" in line)
-    branch = next(at for at, line in enumerate(lines) if at > joined and re.search(r"@.*\bbra", line))
+    branch = next(
+        at for at, line in enumerate(lines) if at > joined and re.search(r"@.*\bbra", line)
+    )
     before = "\n".join(lines[:branch])
     tile = offline.variants()[f"delta_merge/b{width}"].constants["TILE"]
     # The mask of a whole tile in one load, or of the last tile byte by byte.
@@ -101,18 +103,24 @@ def test_nothing_but_the_mask_is_read_before_a_branch_on_how_much_of_it_is_true(
 @pytest.mark.parametrize("kind", ["page_copy", "page_zero", "page_fill", "same_bits"])
 @pytest.mark.parametrize("width", WIDTHS[:4])
 def test_whole_tensors_move_in_vectors(ptx, kind, width):
-    free = {(way, bits) for predicated, way, bits in moves(ptx[f"{kind}/b{width}"]) if not predicated}
+    free = {
+        (way, bits) for predicated, way, bits in moves(ptx[f"{kind}/b{width}"]) if not predicated
+    }
     assert ("ld" if kind == "same_bits" else "st", 128) in free
     if kind == "page_copy":
         assert free == {("ld", 128), ("st", 128)}
 
 
-@pytest.mark.parametrize("name", ["and_masks", "or_masks", "block_digest/b64", "page_diff/mark/b32"])
+@pytest.mark.parametrize(
+    "name", ["and_masks", "or_masks", "block_digest/b64", "page_diff/mark/b32"]
+)
 def test_what_is_looked_at_is_read_in_vectors(ptx, name):
     assert (False, "ld", 128) in moves(ptx[name])
 
 
-@pytest.mark.parametrize("name", ["gather_rows/b64", "delta_merge_many/b64", "delta_merge_rows/b64"])
+@pytest.mark.parametrize(
+    "name", ["gather_rows/b64", "delta_merge_many/b64", "delta_merge_rows/b64"]
+)
 def test_aligned_rows_and_pieces_move_in_vectors(ptx, name):
     assert {bits for _, kind, bits in moves(ptx[name]) if kind == "st"} == {128}
 
@@ -214,7 +222,13 @@ def test_nothing_spills(tmp_path):
         assert int(stack[1]) == int(local[1]) == 0, f"{name}: {usage}"
 
 
-AMD = ("delta_merge/b32", "page_copy/b64", "block_digest/b64", "page_diff/mark/b32", "delta_merge_many/b64")
+AMD = (
+    "delta_merge/b32",
+    "page_copy/b64",
+    "block_digest/b64",
+    "page_diff/mark/b32",
+    "delta_merge_many/b64",
+)
 
 
 @pytest.mark.parametrize("name", offline.variants() if os.environ.get("MMSB_GATE") else AMD)
