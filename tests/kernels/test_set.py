@@ -9,7 +9,7 @@ import mmsb_kernels
 from mmsb_kernels import reference
 from mmsb_kernels.reference.digest import BLOCK_WORDS
 
-SIZES = (0, 1, 7, 1000, 2049, 5003)
+SIZES = (0, 1, 7, 2049)
 sizes = pytest.mark.parametrize("size", SIZES)
 
 
