@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 
 import pytest
@@ -185,19 +186,21 @@ def test_restoring_among_writers_comes_to_an_end(mem, team):
     mem.derive(lambda big, twin: big - twin, name="zero")
     start = mem.tx
 
+    restored = threading.Event()
+
     def write():
-        for number in until():
+        for number in itertools.count(1):
             with mem.commit() as tx:
                 tx.update("big", float(number), rows=[number % 256])
                 tx.update("twin", float(number), rows=[number % 256])
+            if restored.is_set() or team.errors:
+                return
 
     def restore():
-        count = 0
-        while not team.writing.is_set():
+        for _ in range(5):  # while all of them write
             mem.restore(start)
             assert not mem["zero"].tensor.any()
-            count += 1
-        assert count > 3
+        restored.set()
 
     for _ in range(3):
         team.write(write)
