@@ -144,8 +144,8 @@ def tensor_of(
 ) -> Tensor:
     """The tensor of that dtype and shape in a column: on the CPU, for reading, mostly a view of it.
 
-    It is a view of the column's memory if that is one chunk and no bools; keep the column while it
-    is in use, and do not write to it.
+    It is a view of the column's memory, which it keeps alive, if that is one chunk and no bools: do
+    not write to it.
 
     Raises:
         SerializationError: the column is not of that dtype and shape, or has nulls.
@@ -170,9 +170,8 @@ def tensor_of(
 def _leaves(column: pa.ChunkedArray, where: str) -> tuple[str, pa.Array, list[int]]:
     """The leaves of a column in one array, their type's name, and the sizes of the lists around."""
     pa = arrow()
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # one that is empty, or too long for one array
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    chunks = column.chunks or [pa.array([], column.type)]
+    array = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     width: list[int] = []
     while True:
         if array.null_count:
@@ -195,6 +194,7 @@ def _bytes(leaves: pa.Array, dtype: torch.dtype) -> Tensor:
         return torch.empty(0, dtype=torch.uint8)
     # torch takes no read-only memory without a warning: it is only read from
     memory = (ctypes.c_uint8 * nbytes).from_address(buffer.address + begin)
+    memory.owner = buffer  # type: ignore[attr-defined] # kept as long as the tensor is
     raw = torch.frombuffer(memory, dtype=torch.uint8)
     aligned = (buffer.address + begin) % dtype.itemsize == 0
     return raw if aligned else raw.clone()
