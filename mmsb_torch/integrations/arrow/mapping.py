@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmsb_torch.device import copy_of, flat_words, from_words, pack_mask, words
+from mmsb_torch.device import copy_of, flat_words, from_words, pack_mask, unpack_mask, words
 from mmsb_torch.errors import SerializationError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _LONGEST = 2**31 - 1
 _DTYPES = {name: dtype for dtype, name in _NAMED.items()}
 
 
-def arrow() -> type[pa]:
+def arrow() -> Any:
     """The module pyarrow.
 
     Raises:
@@ -54,7 +54,7 @@ def arrow() -> type[pa]:
             "Arrow tables need pyarrow, which is not installed. "
             "Install the extra: pip install 'mmsb-torch[arrow]'"
         ) from error
-    return pa  # type: ignore[return-value]
+    return pa
 
 
 class Layout(NamedTuple):
@@ -160,7 +160,7 @@ def tensor_of(
             "purpose, take it as it is: table.replace_schema_metadata(None)."
         )
     if dtype is torch.bool:
-        return torch.from_numpy(leaves.to_numpy(zero_copy_only=False).copy()).view(shape)
+        return _bools(leaves).view(shape)
     raw = _bytes(leaves, dtype)
     if dtype is torch.complex128:
         return from_words(raw.view(torch.int64).view(-1, 2), dtype, shape)
@@ -185,19 +185,28 @@ def _leaves(column: pa.ChunkedArray, where: str) -> tuple[str, pa.Array, list[in
         array = array.flatten()
 
 
+def _bools(leaves: pa.Array) -> Tensor:
+    first, ahead = divmod(leaves.offset, 8)
+    count = ahead + len(leaves)
+    return unpack_mask(_view(leaves, first, (count + 7) // 8), (count,))[ahead:]
+
+
 def _bytes(leaves: pa.Array, dtype: torch.dtype) -> Tensor:
-    """The bytes of leaves: uint8, a view."""
-    size = leaves.type.bit_width // 8
-    begin, nbytes = leaves.offset * size, len(leaves) * size
-    buffer = leaves.buffers()[1]
+    """The bytes of leaves: uint8, mostly a view."""
+    size = dtype.itemsize // (2 if dtype in _PAIRED else 1)
+    raw = _view(leaves, leaves.offset * size, len(leaves) * size)
+    return raw if raw.data_ptr() % dtype.itemsize == 0 else raw.clone()
+
+
+def _view(leaves: pa.Array, begin: int, nbytes: int) -> Tensor:
+    """Bytes of the memory of leaves: uint8, a view that keeps it alive."""
     if not nbytes:
         return torch.empty(0, dtype=torch.uint8)
+    buffer = leaves.buffers()[1]
     # torch takes no read-only memory without a warning: it is only read from
     memory = (ctypes.c_uint8 * nbytes).from_address(buffer.address + begin)
-    memory.owner = buffer  # type: ignore[attr-defined] # kept as long as the tensor is
-    raw = torch.frombuffer(memory, dtype=torch.uint8)
-    aligned = (buffer.address + begin) % dtype.itemsize == 0
-    return raw if aligned else raw.clone()
+    memory.owner = buffer  # type: ignore[attr-defined]
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _row(leaf: str, width: int | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from mmsb_torch.device import copy_of
 from mmsb_torch.errors import InvalidDeltaError, SerializationError, UnsupportedError
 from mmsb_torch.integrations.arrow.mapping import arrow, column_of, found_in, tensor_of
 from mmsb_torch.memory.exchange import PageRecord, record_of
@@ -53,7 +54,7 @@ def page_to_arrow(page: Page | PageRecord, *, copy: bool = False) -> pa.Table:
         raise SerializationError(f"found a {type(page).__name__}: expected a Page or PageRecord.")
     record = record_of(page) if isinstance(page, Page) else page
     value = record.value
-    column = column_of(value.clone() if copy and value.dtype is not torch.bool else value)
+    column = column_of(copy_of(value) if copy and value.dtype is not torch.bool else value)
     about = {
         "version": _VERSION,
         "page": record.info.id,
