@@ -37,8 +37,7 @@ gate: $(STAMP)  ## the reliability rows at full length; build/reliability-gate.j
 soak: $(STAMP)  ## the same for hours, and the laws and the state machine with many examples
 	MMSB_GATE=soak HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 --dist worksteal tests/reliability \
 		tests/integration/test_machine.py tests/types tests/graph/scope/test_programs.py --timeout 36000
-	MMSB_SOAK=1 $(RUN) -m pytest -n 2 tests/instrumentation/capture/test_operations.py \
-		tests/graph/scope/test_operations.py tests/integration/tables
+	MMSB_SOAK=1 $(RUN) -m pytest -n 2 tests/integration/tables
 	MMSB_STRESS_S=600 $(RUN) -m pytest tests/integration/threads/test_instrumented.py --timeout 1200
 
 check: $(STAMP)  ## format, lint, types, layers

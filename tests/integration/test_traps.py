@@ -32,25 +32,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import operations, opkeys
-from mmsb_torch.instrumentation.identity import ledger
 from mmsb_torch.testing import alike
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def everything_counts(monkeypatch):
-    monkeypatch.setattr(opkeys, "LEAST_ELEMENTS", 1)
-    monkeypatch.setattr(ledger, "LEAST_BYTES", 1)
-    monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
-
-
-@pytest.fixture
-def mem():
-    with mmsb.open() as memory:
-        yield memory
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("everything_counts")]
 
 
 def square(seed=0):

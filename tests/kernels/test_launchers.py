@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 import mmsb_kernels
 from mmsb_kernels import reference
-from mmsb_kernels.kernels import ROW_TILE, SCATTER_TILE, TILE
-from mmsb_kernels.launch import row_tile, row_word
+from mmsb_kernels.tiles import ROW_TILE, SCATTER_TILE, TILE, row_tile, row_word
 
 DENSITIES = (0.0, 0.5, 1.0)
 SIZES = {

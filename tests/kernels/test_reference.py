@@ -124,14 +124,13 @@ def test_packing_refuses_what_is_no_mask():
         reference.pack_mask(torch.zeros(3, dtype=torch.uint8))
     with pytest.raises(TypeError, match=r"expected torch.uint8, found torch.bool"):
         reference.unpack_mask(torch.zeros(1, dtype=torch.bool), (3,))
-    with pytest.raises(ValueError, match=r"expected shape \(1,\) for a mask of \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected shape \(1,\) for a mask of 3"):
         reference.unpack_mask(torch.zeros(2, dtype=torch.uint8), (3,))
 
 
 def test_same_bits(base):
     assert reference.same_bits(base, base.clone())
     assert reference.same_bits(base, base.contiguous())
-    assert not reference.same_bits(base, base[:, :5])
     other = base.clone(memory_format=torch.contiguous_format)
     raw = other.view(torch.uint8)
     raw[2, 3] ^= 1
@@ -143,5 +142,8 @@ def test_same_bits_looks_at_bits_not_numbers():
     assert reference.same_bits(nan, nan.clone())
     assert not reference.same_bits(nan, torch.tensor([float("nan")]))
     assert not reference.same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
-    assert not reference.same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"same_bits: b: expected torch\.float32"):
+        reference.same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(ValueError, match="same_bits: b: expected shape"):
+        reference.same_bits(torch.zeros(2), torch.zeros(3))
     assert reference.same_bits(torch.tensor(1.0), torch.tensor(1.0))

@@ -1,12 +1,8 @@
 """Values made in part, edit after edit: after thousands they have not moved from a run in full."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-import mmsb_torch as mmsb
-from mmsb_torch.graph import costs
 
 WIDTH = 32
 
@@ -24,20 +20,9 @@ class Causal(nn.Module):
         return x + self.up(mixed.transpose(1, 2).reshape(-1, WIDTH)).tanh()
 
 
-@pytest.fixture
-def mem(monkeypatch):
-    """It makes values in part wherever that is right, whatever the clock says."""
-    monkeypatch.setattr(costs.Costs, "may_pay", True)
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
-    monkeypatch.setattr(costs.Costs, "promise", lambda *_: 1e9)
-    torch.manual_seed(7)
-    with mmsb.open() as memory:
-        memory._engine.plans.seconds = 0.0
-        yield memory
-
-
-def test_many_edits_do_not_add_up(mem, gate):
+def test_many_edits_do_not_add_up(row_mem, gate):
     edits = gate.trials("DRIFT", test=150, gate=1500, soak=10_000)
+    mem = row_mem
     mlp = nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Linear(64, WIDTH)).eval()
     causal = Causal().eval()
     x = mem.page("x", torch.randn(48, WIDTH))

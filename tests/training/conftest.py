@@ -146,10 +146,14 @@ def train(memory, loop, steps, until=None, each=None):
     return losses, run
 
 
-@pytest.fixture(scope="session")
-def kit():
+def made_kit():
     names = (octets, frozen, seed, generators, mlp, Cnn, made_up, digits, Loop, train)
     return SimpleNamespace(**{found.__name__: found for found in names})
+
+
+@pytest.fixture(scope="session")
+def kit():
+    return made_kit()
 
 
 @pytest.fixture

@@ -11,23 +11,12 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph.frozen.costs import Costs, Reads
+
+pytestmark = pytest.mark.usefixtures("frozen_rows_pay")
 
 LOG = logging.getLogger(
     "modules of the tests of frozen ones"
 )  # a digest knows it by its name alone
-
-
-@pytest.fixture(autouse=True)
-def _whatever_it_costs(monkeypatch):
-    monkeypatch.setattr(Costs, "may_look", lambda _: True)
-    monkeypatch.setattr(Reads, "pay", lambda _: True)
-
-
-@pytest.fixture
-def mem():
-    with mmsb.open() as memory:
-        yield memory
 
 
 def backbone(seed=0):

@@ -11,7 +11,8 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph.frozen.costs import Costs, Reads
+
+pytestmark = pytest.mark.usefixtures("frozen_rows_pay")
 
 ROWS, WORDS, LENGTH = 24, 40, 5
 
@@ -111,12 +112,6 @@ STEPS = st.lists(
     ),
     max_size=8,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _whatever_it_costs(monkeypatch):
-    monkeypatch.setattr(Costs, "may_look", lambda _: True)
-    monkeypatch.setattr(Reads, "pay", lambda _: True)
 
 
 def asked(frozen, module, ids, mask):

@@ -21,6 +21,8 @@ import json, sys, torch
 torch.set_num_threads(int(sys.argv[2]))  # another number of threads would be other rows
 from test_frozen_minilm import run, sentences_with_topics
 import mmsb_torch as mmsb
+from mmsb_torch.graph.frozen.costs import Costs, Reads
+Costs.may_look = Reads.pay = lambda _: True  # however quick this machine is
 with mmsb.open(sys.argv[1]) as mem:
     print(json.dumps(run(*sentences_with_topics(24, 16), mem)[:2]))
 """
@@ -82,12 +84,12 @@ def test_the_losses_are_the_same_and_another_process_reads_the_rows(tmp_path):
     plain, _, _ = run(ids, labels, backbone)
     ours, stats = elsewhere(tmp_path / "run.mmsb")
     assert ours == plain
-    assert stats["hits"] >= 2 * stats["calls"] / 3 - 2  # calls that see whether reading is enough
+    assert stats["hits"] == 2 * stats["calls"] / 3 - 1  # a call shows whether reading is enough
     assert stats["rows_computed"] == len(set(map(tuple, ids.tolist())))
     again, stats = elsewhere(tmp_path / "run.mmsb")
     assert again == plain
     assert stats["rows_computed"] == 0
-    assert stats["hits"] >= stats["calls"] - 2
+    assert stats["hits"] == stats["calls"] - 1
 
 
 @pytest.mark.minilm

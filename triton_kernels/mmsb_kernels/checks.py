@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_WRITTEN = frozenset({"base", "target"})
+"""Arguments that are changed in place."""
+
 
 def check_dense(where: str, base: Tensor, values: Tensor, mask: Tensor) -> None:
     """Refuse a dense delta that does not fit `base`.
@@ -117,7 +120,7 @@ def check_plain(where: str, **tensors: Tensor) -> None:
         if not tensor.is_contiguous():
             advice = (
                 "Merge into a contiguous tensor and copy it back"
-                if name == "base"
+                if name in _WRITTEN
                 else f"Pass {name}.contiguous()"
             )
             raise ValueError(
@@ -129,6 +132,130 @@ def check_plain(where: str, **tensors: Tensor) -> None:
                 f"{where}: {name}: expected a tensor whose memory holds its values, found a lazy "
                 f"conjugate or negative view. Pass {name}.resolve_conj().resolve_neg()."
             )
+
+
+def check_alike(where: str, one: Tensor, **others: Tensor) -> None:
+    """Refuse tensors that differ from `one` in dtype, shape or device.
+
+    Args:
+        where: name of the function that was called, for the message.
+        one: any shape and dtype.
+        **others: the other tensors by argument name.
+
+    Raises:
+        ValueError: a shape or a device differs.
+        TypeError: a dtype differs.
+    """
+    for name, other in others.items():
+        _expect_dtype(where, name, other, one.dtype)
+        _expect_shape(where, name, other, one.shape)
+    _expect_device(where, one, **others)
+
+
+def check_gather(where: str, source: Tensor, rows: Tensor) -> None:
+    """Refuse rows that cannot be read from `source`, as `check_rows` does.
+
+    Raises:
+        ValueError: `source` has no rows, or shape or device of `rows` do not fit.
+        TypeError: `rows` is not int64.
+    """
+    if source.dim() == 0:
+        raise ValueError(
+            f"{where}: source: expected at least one dimension, found a 0-dim tensor. "
+            "A tensor without dimensions has no rows."
+        )
+    _expect_index(where, "rows", rows)
+    _expect_device(where, source, rows=rows)
+
+
+def check_range(where: str, name: str, indices: Tensor, size: int) -> None:
+    """Refuse numbers outside `[0, size)`; reads them.
+
+    Raises:
+        IndexError: there is one.
+    """
+    if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= size):
+        raise IndexError(
+            f"{where}: {name}: expected indices in [0, {size}), found "
+            f"{int(indices.min())} to {int(indices.max())}. Nothing wraps around; nothing was written."
+        )
+
+
+def check_packed(where: str, bits: Tensor, numel: int) -> None:
+    """Refuse what is no bit-packed mask of `numel` elements.
+
+    Raises:
+        ValueError: it has another shape.
+        TypeError: it is not uint8.
+    """
+    _expect_dtype(where, "bits", bits, torch.uint8)
+    if tuple(bits.shape) != (packed_size(numel),):
+        raise ValueError(
+            f"{where}: bits: expected shape {(packed_size(numel),)} for a mask of {numel} elements, "
+            f"found {tuple(bits.shape)}. Pass what pack_mask gave."
+        )
+
+
+def check_bool(where: str, mask: Tensor) -> None:
+    """Refuse a mask that is not bool.
+
+    Raises:
+        TypeError: it is not.
+    """
+    _expect_dtype(where, "mask", mask, torch.bool)
+
+
+def check_fill(where: str, target: Tensor, value: Tensor) -> None:
+    """Refuse a value that cannot fill `target`: 0-dim, of its dtype and device.
+
+    Raises:
+        ValueError: a shape or a device differs.
+        TypeError: the dtype differs.
+    """
+    _expect_dtype(where, "value", value, target.dtype)
+    _expect_shape(where, "value", value, ())
+    _expect_device(where, target, value=value)
+
+
+def check_pieces(where: str, bases: list[Tensor], values: Tensor, pieces: Tensor) -> None:
+    """Refuse a batch of pieces that do not lie in their tensors; reads `pieces`, which is on the CPU.
+
+    Args:
+        where: name of the function that was called, for the message.
+        bases: the tensors merged into, all on one device.
+        values: uint8 `[bytes]` on that device.
+        pieces: int64 `[n, 4]` on the CPU: which base, byte in it, byte in `values`, bytes.
+
+    Raises:
+        ValueError: a shape or a device differs.
+        TypeError: a dtype differs.
+        IndexError: a piece is not inside of its base or of `values`.
+    """
+    _expect_dtype(where, "values", values, torch.uint8)
+    _expect_dtype(where, "pieces", pieces, torch.int64)
+    _expect_shape(where, "values", values, (values.numel(),))
+    _expect_shape(where, "pieces", pieces, (pieces.numel() // 4, 4))
+    if not pieces.is_cpu:
+        raise ValueError(
+            f"{where}: pieces: expected a tensor on the CPU, found one on {pieces.device}. The host "
+            "checks where the pieces lie before anything is written."
+        )
+    for number, base in enumerate(bases):
+        _expect_device(where, values, **{f"bases[{number}]": base})
+    if not len(pieces):
+        return
+    which, at, start, size = pieces.unbind(1)
+    inside = (which >= 0) & (which < len(bases)) & (at >= 0) & (start >= 0) & (size >= 0)
+    if bool(inside.all()):
+        room = torch.tensor([base.nbytes for base in bases], dtype=torch.int64)
+        inside = (size <= room[which] - at) & (size <= values.numel() - start)
+    if not bool(inside.all()):
+        first = int((~inside).nonzero()[0])
+        raise IndexError(
+            f"{where}: pieces: expected (base, byte in it, byte in values, bytes) inside of "
+            f"{len(bases)} bases and {values.numel()} bytes of values, found "
+            f"{tuple(pieces[first].tolist())} in line {first}. Nothing was written."
+        )
 
 
 def packed_size(numel: int) -> int:

@@ -14,9 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmsb_kernels import kernels
+from mmsb_kernels import batch, bits, difference, digest, gather, mask, merge, page, sameness, tiles
 from mmsb_kernels.dual import LANGUAGE_LOCK, Kernel
-from mmsb_kernels.launch import row_tile
+from mmsb_kernels.reference.digest import BLOCK_WORDS
 
 _ALIGNMENT = 16  # what Triton looks for in the addresses and sizes of a launch, in bytes or units
 
@@ -37,7 +37,7 @@ class Variant:
     types: tuple[str, ...]
     constants: dict[str, int]
     aligned: bool = True
-    num_warps: int = kernels.NUM_WARPS
+    num_warps: int = tiles.NUM_WARPS
 
     def source(self) -> ASTSource:
         """Return what Triton's compiler takes."""
@@ -80,7 +80,7 @@ def compile_variant(variant: Variant, target: str = "sm_90") -> Any:
         RuntimeError: `TRITON_INTERPRET=1` was set when Triton was imported.
     """
     gpu, _ = _target(target)
-    functions = (variant.kernel.compiled, kernels.ADD)
+    functions = (variant.kernel.compiled, tiles.ADD)
     if not all(isinstance(function, triton.runtime.JITFunction) for function in functions):
         raise RuntimeError(
             "compile_all: expected Triton in its compiling mode, found TRITON_INTERPRET=1, which "
@@ -115,33 +115,79 @@ def compile_all(target: str = "sm_90") -> dict[str, str]:
 
 
 def _variants() -> Iterator[tuple[str, Variant]]:
-    for width, tile in kernels.TILE.items():
+    yield from _of_elements()
+    yield from _of_rows()
+    yield from _of_words()
+    yield from _of_masks()
+
+
+def _of_elements() -> Iterator[tuple[str, Variant]]:
+    """Those that look at elements: merges by mask and by number, differences."""
+    for width, tile in tiles.TILE.items():
         name = f"b{8 * width}"
         word = f"*i{8 * min(width, 8)}"
         words = max(width // 8, 1)
-        dense = (word, word, "*i8", "i64")
         fixed = {"TILE": tile, "WORDS": words}
-        for suffix, aligned in (("", True), ("/unaligned", False)):
-            variant = Variant(kernels.merge_dense, dense, fixed, aligned)
-            yield f"delta_merge/{name}{suffix}", variant
-        bits = (word, word, "*u8", "*i64", "*i64", "i64", "i64")
-        yield f"delta_merge_bits/{name}", Variant(kernels.merge_bits, bits, fixed)
+        dense = (word, word, "*i8", "i64")
+        yield f"delta_merge/{name}", Variant(merge.merge_dense, dense, fixed)
+        yield (
+            f"delta_merge/{name}/unaligned",
+            Variant(merge.merge_dense, dense, fixed, aligned=False),
+        )
+        packed = (word, word, "*u8", "*i64", "*i64", "i64", "i64")
+        yield f"delta_merge_bits/{name}", Variant(bits.merge_bits, packed, fixed)
+        yield f"page_diff/pick/{name}", Variant(difference.pick_bits, packed, fixed)
+        marked = (word, word, "*u8", "*i64", "i64")
+        yield f"page_diff/mark/{name}", Variant(difference.mark_changes, marked, fixed)
+        scattered = {"TILE": tiles.SCATTER_TILE, "WORDS": words}
         elements = (word, word, "*i64", "i64", "i64")
-        fixed = {"TILE": kernels.SCATTER_TILE, "WORDS": words}
-        yield f"delta_merge_elements/{name}", Variant(kernels.merge_elements, elements, fixed)
-    for width, size in kernels.ROW_TILE.items():
-        # Rows as long as a tile where all is aligned, which only words of 8 can be; short rows
-        # with nothing aligned for every word.
-        for suffix, length in (("", size), ("/unaligned", 3)):
-            if width < 8 and not suffix:
-                continue
-            tile_rows, tile_cols = row_tile(length, width)
-            fixed = {"ROWS": tile_rows, "COLS": tile_cols}
-            rows = (f"*i{8 * width}", f"*i{8 * width}", "*i64", "i64", "i64", "i64")
-            variant = Variant(kernels.merge_rows, rows, fixed, aligned=not suffix)
-            yield f"delta_merge_rows/b{8 * width}{suffix}", variant
-    for tile in sorted(set(kernels.TILE.values())):
-        variant = Variant(kernels.count_bits, ("*u8", "*i64", "i64"), {"TILE": tile}, num_warps=1)
+        yield f"delta_merge_elements/{name}", Variant(merge.merge_elements, elements, scattered)
+
+
+def _of_rows() -> Iterator[tuple[str, Variant]]:
+    """Those that move rows and pieces: long ones where all is aligned, short ones where nothing is."""
+    for width, size in tiles.ROW_TILE.items():
+        # Only words of 8 can be aligned to 16 bytes: others are taken because an address is odd.
+        lengths = {"": size, "/unaligned": 3} if width == 8 else {"/unaligned": 3}
+        for suffix, length in lengths.items():
+            name, word = f"b{8 * width}{suffix}", f"*i{8 * width}"
+            rows, cols = tiles.row_tile(length, width)
+            fixed = {"ROWS": rows, "COLS": cols}
+            numbered = (word, word, "*i64", "i64", "i64", "i64")
+            for kind, kernel in (("delta_merge", merge.merge_rows), ("gather", gather.gather)):
+                yield f"{kind}_rows/{name}", Variant(kernel, numbered, fixed, aligned=not suffix)
+            vector = 1 if suffix else 2
+            fixed = {"ROWS": max(size // 128, 1), "COLS": 128, "VECTOR": vector}
+            pieces = (word, "*i64", "i64")
+            yield f"delta_merge_many/{name}", Variant(batch.merge_pieces, pieces, fixed)
+
+
+def _of_words() -> Iterator[tuple[str, Variant]]:
+    """Those that take whole tensors, as the widest words that their size and addresses allow."""
+    for width, tile in tiles.MOVE_TILE.items():
+        name, word = f"b{8 * width}", f"*i{8 * width}"
+        fixed = {"TILE": tile}
+        yield f"page_copy/{name}", Variant(page.copy_words, (word, word, "i64"), fixed)
+        yield f"page_zero/{name}", Variant(page.zero_words, (word, "i64"), fixed)
+        filled = {"PERIOD": 1, **fixed}
+        yield f"page_fill/{name}", Variant(page.fill_words, (word, word, "i64"), filled)
+        same = (word, word, "*i8", "i64")
+        yield f"same_bits/{name}", Variant(sameness.find_difference, same, fixed)
+        block = {"TILE": BLOCK_WORDS, "PARTS": 8 // width}
+        yield f"block_digest/{name}", Variant(digest.digest_block, (word, "*i64", "i64"), block)
+    filled = {"PERIOD": 2, "TILE": tiles.MOVE_TILE[8]}
+    yield "page_fill/b128", Variant(page.fill_words, ("*i64", "*i64", "i64"), filled)
+
+
+def _of_masks() -> Iterator[tuple[str, Variant]]:
+    fixed = {"TILE": tiles.PACK_TILE}
+    yield "pack_mask", Variant(mask.pack_bytes, ("*i8", "*u8", "i64"), fixed)
+    yield "unpack_mask", Variant(mask.unpack_bytes, ("*u8", "*i8", "i64"), fixed)
+    for name, union in (("and_masks", 0), ("or_masks", 1)):
+        fixed = {"TILE": tiles.MOVE_TILE[8], "UNION": union}
+        yield name, Variant(mask.join_words, ("*i64", "*i64", "*i64", "i64"), fixed)
+    for tile in sorted(set(tiles.TILE.values())):
+        variant = Variant(bits.count_bits, ("*u8", "*i64", "i64"), {"TILE": tile}, num_warps=1)
         yield f"count_bits/t{tile}", variant
 
 

@@ -13,21 +13,13 @@ from torch import nn
 
 import mmsb_torch as mmsb
 from mmsb_torch.device import same_bits
-from mmsb_torch.graph.scope import operations, opkeys
-from mmsb_torch.instrumentation.identity import ledger
 
 PROGRAMS = int(os.environ.get("MMSB_PROGRAMS") or {"1": 400, "soak": 20_000}.get(
     os.environ.get("MMSB_GATE", ""), 60))  # fmt: skip
 RUNS = 6
 SHAPE = (4, 6)
 
-
-@pytest.fixture(autouse=True)
-def everything_counts(monkeypatch):
-    """Small tensors are watched, and quick operations kept, as large and slow ones are."""
-    monkeypatch.setattr(opkeys, "LEAST_ELEMENTS", 1)
-    monkeypatch.setattr(ledger, "LEAST_BYTES", 1)
-    monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
+pytestmark = pytest.mark.usefixtures("everything_counts")
 
 
 library = torch.library.Library("mmsb_tests_scope", "DEF")

@@ -16,20 +16,14 @@ from mmsb_torch.device import same_bits
 N = 200
 """More than twice the rows of a sample."""
 
+pytestmark = pytest.mark.usefixtures("rows_pay")
+
 
 @pytest.fixture
 def mem():
+    """It captures when that is expected to pay."""
     with mmsb.open() as memory:
         yield memory
-
-
-@pytest.fixture(autouse=True)
-def rows_always(monkeypatch):
-    """Whether rows are made apart is decided by what is right alone, not by what is faster."""
-    from mmsb_torch.graph import costs
-
-    monkeypatch.setattr(costs.Costs, "may_pay", True)
-    monkeypatch.setattr(costs.Costs, "favour_rows", lambda *_, **__: True)
 
 
 def sliced(mem):

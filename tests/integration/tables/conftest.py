@@ -6,22 +6,10 @@ import os
 import pytest
 import torch
 
-import mmsb_torch as mmsb
-from mmsb_torch.graph.scope import operations, opkeys
-from mmsb_torch.instrumentation.identity import ledger
-
 
 @pytest.fixture(autouse=True)
-def everything_counts(monkeypatch):
-    monkeypatch.setattr(opkeys, "LEAST_ELEMENTS", 1)
-    monkeypatch.setattr(ledger, "LEAST_BYTES", 1)
-    monkeypatch.setattr(operations, "is_worth_keeping", lambda *_: True)
-
-
-@pytest.fixture
-def mem():
-    with mmsb.open() as memory:
-        yield memory
+def _everything(everything_counts):
+    """For each test here."""
 
 
 @pytest.fixture
