@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[cli,demo,notebook,test,check,bench,zstd,plot,prometheus,lightning,huggingface]'
+		--editable '.[cli,demo,notebook,test,check,bench,zstd,plot,prometheus,lightning,huggingface,arrow]'
 	touch $@
 
 setup: $(STAMP)  ## fill .venv with all that check, test, demo and the notebooks need

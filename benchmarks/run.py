@@ -7,6 +7,7 @@ import argparse
 import platform
 
 import bench_append
+import bench_arrow
 import bench_codecs
 import bench_follow
 import bench_frozen
@@ -55,6 +56,7 @@ TABLES = {
     "follow": bench_follow.table,
     "codecs": bench_codecs.table,
     "forms": bench_codecs.forms,
+    "arrow": bench_arrow.table,
     "track": bench_track.table,
     "import": bench_import.table,
 }

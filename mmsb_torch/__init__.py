@@ -84,6 +84,12 @@ if TYPE_CHECKING:
     from mmsb_torch.instrumentation.capture.export import Captured, capture
     from mmsb_torch.instrumentation.capture.interpreter import MMSBInterpreter
     from mmsb_torch.instrumentation.capture.ir import IR
+    from mmsb_torch.integrations.arrow import (
+        arrow_to_page,
+        history_to_arrow,
+        page_to_arrow,
+        registry_to_arrow,
+    )
     from mmsb_torch.integrations.console import print_stats
     from mmsb_torch.integrations.plots import plot_stats
     from mmsb_torch.memory.capabilities import capabilities
@@ -175,6 +181,7 @@ __all__ = [  # noqa: RUF022 - in plain order
     "World",
     "WorldError",
     "WrongHitError",
+    "arrow_to_page",
     "cache_frozen",
     "capabilities",
     "capture",
@@ -185,13 +192,16 @@ __all__ = [  # noqa: RUF022 - in plain order
     "deserialize_from_bytes",
     "deserialize_page",
     "get_stats",
+    "history_to_arrow",
     "mmsb_start",
     "mmsb_stop",
     "open",
+    "page_to_arrow",
     "plot_stats",
     "print_stats",
     "register_recomputation",
     "register_row_rule",
+    "registry_to_arrow",
     "repair",
     "serialize_delta",
     "serialize_event",
@@ -215,6 +225,10 @@ _LAZY = {
     **dict.fromkeys(("Commit", "Run", "Step"), "training.run"),
     **dict.fromkeys(("ResumableSampler",), "training.sampler"),
     **dict.fromkeys(("track",), "training.track"),
+    **dict.fromkeys(
+        ("arrow_to_page", "history_to_arrow", "page_to_arrow", "registry_to_arrow"),
+        "integrations.arrow",
+    ),
     **dict.fromkeys(("get_stats",), "memory.statistics"),
     **dict.fromkeys(("plot_stats",), "integrations.plots"),
     **dict.fromkeys(("print_stats",), "integrations.console"),

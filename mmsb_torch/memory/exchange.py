@@ -55,7 +55,7 @@ def serialize_to_bytes(thing: Thing, codec: str = "none") -> bytes:
             f"found a {type(thing).__name__}: expected a Page, PageRecord, Delta, Transaction, "
             "Event or tensor."
         )
-    return write(_record_of(thing) if isinstance(thing, Page) else thing, codec)
+    return write(record_of(thing) if isinstance(thing, Page) else thing, codec)
 
 
 def deserialize_from_bytes(raw: Raw, *, max_nbytes: int = MAX_NBYTES) -> Content:
@@ -129,7 +129,7 @@ def compress_page(page: Page | PageRecord | Tensor, codec: str = "auto") -> byte
         as `serialize_to_bytes`.
     """
     _check_type(page, Page, PageRecord, Tensor)
-    return write(_record_of(page) if isinstance(page, Page) else page, codec, sparse=True)
+    return write(record_of(page) if isinstance(page, Page) else page, codec, sparse=True)
 
 
 def compress_delta(delta: Delta) -> Delta:
@@ -150,8 +150,8 @@ def _check_type(thing: object, *types: type) -> None:
         )
 
 
-def _record_of(page: Page) -> PageRecord:
-    """What a page is now; its value is an alias."""
+def record_of(page: Page) -> PageRecord:
+    """What a page is now, at one moment; its value is an alias, for reading."""
     entry, router = page._entry, page.memory._router  # noqa: SLF001 - one facade
     if router.recipes.depth:
         raise UnsupportedError(

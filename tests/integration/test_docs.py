@@ -35,6 +35,16 @@ def test_pipeline(run):
     assert "10 hits had been read ahead" in printed
 
 
+def test_arrow(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("duckdb")
+    session, printed = run("arrow.md")
+    assert printed.splitlines()[0] == "True"
+    assert session["back"].metadata == {"unit": "metres"}
+    assert session["top"].fetchall() == [("emb", 2)]
+    assert session["numbers"].shape == (1000, 64)
+
+
 def test_monitoring(run, tmp_path):
     pytest.importorskip("matplotlib")
     prometheus = pytest.importorskip("prometheus_client")

@@ -171,6 +171,10 @@ class Log:
         """Look for what is older than `first`; whether anything was found."""
         return False
 
+    def numbers(self) -> list[int]:
+        """The transactions whose deltas are at hand, as far as was looked back; there may be gaps."""
+        return list(range(self._first, self._next))
+
     def about(self, tx: int) -> About:
         """Label, step and time of a transaction."""
         return About(tx, *self[tx][4:6], self[tx].time_ns)

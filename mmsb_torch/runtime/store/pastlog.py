@@ -86,6 +86,10 @@ class PastLog(Log):
         """The transactions whose deltas are at hand."""
         return merged([*self._past, range(self._first, self._next)])
 
+    def numbers(self) -> list[int]:
+        """The transactions whose deltas are at hand, as far as was looked back."""
+        return [tx for span in self._spans() for tx in span]
+
     def find(self, at: Any = None, *, step: int | None = None) -> int:
         """As `Log.find`; what is older than the checkpoint is looked for when it is asked for."""
         try:
